@@ -1,0 +1,79 @@
+"""The port to a broker: what the daemon needs of one, and nothing else.
+
+`Broker` is a connection recipe; `Stream` is one member of a consumer group with its own producer. Implementations:
+`kafka_python.KafkaPythonBroker`, `memory.MemoryBroker`. Both pass `tests/contracts/test_stream.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from consumers.batch import Message, Partition, Position, RawBatch
+
+
+class Stream(Protocol):
+    """One member of a consumer group with its own producer. Not thread-safe.
+
+    Every call may raise `consumers.errors.Retry` (close it, open another) or `consumers.errors.Stop` (exit).
+    """
+
+    def poll(self, max_records: int, timeout_s: float) -> RawBatch:
+        """At most `max_records` records, or none when `timeout_s` has passed. Assignment changes come as part of the
+        batch.
+
+        Only records of committed transactions are seen. A caller may not assume that a polled record will not come
+        again (to it or to another member) until a `publish` that covers it has returned.
+        """
+        ...
+
+    def publish(self, messages: Sequence[Message], positions: Mapping[Partition, Position]) -> None:
+        """All messages and all positions, or none: when it returns they are there, when it raises `Retry` but
+        `OutcomeUnknown` they are not.
+
+        Positions of partitions that have been revoked in the meantime are refused with `Retry`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Leaves the group. An open transaction is aborted; nothing unpublished is kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a topic's past: the last `records` in all, or everything since `since_ms` (epoch milliseconds), or
+    all of it.
+    """
+
+    records: int | None = None
+    since_ms: int | None = None
+
+
+class Broker(Protocol):
+    """How to reach a broker. Holds no connection of its own."""
+
+    def stream(self, topics: Sequence[str], begin: Mapping[Partition, int] | None = None) -> Stream:
+        """Joins the consumer group. Blocks until the broker answers; topics must exist.
+
+        A partition to which the group has committed no position starts at its offset in `begin`, else as the settings
+        say.
+        """
+        ...
+
+    def read(self, topics: Sequence[str], window: Window, *, follow: bool = False) -> Iterator[RawBatch]:
+        """Reads without a group and commits nothing: the window up to the end offsets as of this call, then, with
+        `follow`, whatever comes.
+
+        While following, an empty batch is yielded about once a second. Missing topics raise `TopicMissing`.
+        """
+        ...
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        """The number of partitions of each of the topics that exist."""
+        ...
+
+    def create_topics(self, topics: Mapping[str, int]) -> None:
+        """Creates each topic that is not there yet with that many partitions."""
+        ...

@@ -1,0 +1,27 @@
+"""A broker for the whole run of each worker, and names that nobody else uses on it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from consumers.embedded import embedded_broker
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> Iterator[str]:
+    """Address of a broker: the one in OFFNOMINAL_TEST_BOOTSTRAP, or an embedded one."""
+    if address := os.environ.get("OFFNOMINAL_TEST_BOOTSTRAP"):
+        yield address
+    else:
+        with embedded_broker() as address:
+            yield address
+
+
+@pytest.fixture
+def unique() -> str:
+    """A word to begin the names of topics and groups with: no other test, worker or run has it."""
+    return f"t{uuid.uuid4().hex[:12]}"
