@@ -1,0 +1,130 @@
+"""The contract of every generative model: p(x) of normal data.
+
+A new model is one file beside this one that subclasses `GenerativeModel`, a line in `models.registry`, a settings class
+in `detector.config`, and passes `tests/contracts/test_models.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Progress = Callable[[float, str], None]
+"""Called now and then during a fit with the fraction done (0 to 1) and a short word on where it stands."""
+
+BlockKind = Literal["numeric", "binary", "categorical"]
+
+
+def silent(fraction: float, message: str) -> None:
+    """A `Progress` that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring columns that belong to one feature: `width` numeric columns (scaled to about unit variance and
+    clipped), one binary column (0 or 1), or a one-hot block of `width` categories.
+    """
+
+    feature: str
+    kind: BlockKind
+    width: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the columns of x mean. x is float32 of shape (n, window, columns); x[:, -1] is the record itself, before it
+    the records of its entity that led up to it (the oldest repeated where there are fewer than `window`).
+    """
+
+    blocks: tuple[Block, ...]
+    window: int = 1
+
+    @property
+    def columns(self) -> int:
+        return sum(block.width for block in self.blocks)
+
+    def slices(self) -> list[tuple[Block, slice]]:
+        """Each block with the columns it owns."""
+        edges, start = [], 0
+        for block in self.blocks:
+            edges.append((block, slice(start, start + block.width)))
+            start += block.width
+        return edges
+
+    def to_json(self) -> dict[str, Any]:
+        return {"window": self.window, "blocks": [[b.feature, b.kind, b.width] for b in self.blocks]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Layout:
+        return cls(tuple(Block(feature, kind, width) for feature, kind, width in data["blocks"]), data["window"])
+
+
+class Explanation(NamedTuple):
+    """Why a record scored as it did. `share` (n, d) is non-negative and sums to 1 over a row; `expected` (n, d) is what
+    the model would have found normal in each column of the record itself, in the units of x. d is `layout.columns`.
+    """
+
+    share: Tensor
+    expected: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What a fit did: mean score in nats of the rows it held back, and figures particular to the model."""
+
+    valid_score: float
+    details: dict[str, float | int | str] = field(default_factory=dict)
+
+
+class GenerativeModel(nn.Module, ABC):
+    """p(x) of normal data, learned by `fit`, asked by `score`.
+
+    Everything learned is a parameter or buffer, so that `state_dict` is the whole model; everything needed to construct
+    it again is in `layout` and `arguments` (JSON values, keyword arguments of the constructor). After `fit` a model is
+    in eval mode. `score` and `explain` are deterministic, do not depend on what else is in the batch, and do not change
+    their input.
+    """
+
+    kind: ClassVar[str]
+    """The word for it in settings and manifests."""
+    is_density: ClassVar[bool]
+    """Whether `score` is an exact −log p(x), which integrates to 1 over numeric columns."""
+
+    def __init__(self, layout: Layout, **arguments: Any) -> None:
+        super().__init__()
+        self.layout = layout
+        self.arguments = arguments
+
+    @abstractmethod
+    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+        """Learns from x (n, window, d); `valid` (m, window, d) comes later in time and is used for early stopping and
+        choices of size only.
+
+        Same seed, same machine, same result. Raises `ValueError` naming the number of rows where they are too few.
+        """
+
+    @abstractmethod
+    def score(self, x: Tensor) -> Tensor:
+        """(n, window, d) -> (n,) float32, higher = more anomalous; nats where the class says it is a likelihood or a
+        bound on one.
+        """
+
+    @abstractmethod
+    def explain(self, x: Tensor) -> Explanation:
+        """Which columns of the record itself make it unlikely, and what was expected in their place: setting the
+        columns with the largest shares to `expected` must bring the score down towards those of normal rows.
+        """
+
+    @abstractmethod
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """n draws (n, window, d) from p(x), on the CPU."""
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator of its own: the global one is never touched."""
+    return torch.Generator().manual_seed(seed)

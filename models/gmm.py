@@ -1,0 +1,300 @@
+"""Gaussian mixture: fitted by expectation-maximisation in float64, scored as one matrix product in float32."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # scikit-learn ships no types
+from sklearn.mixture import GaussianMixture as EM  # type: ignore[import-untyped]  # scikit-learn ships no types
+from torch import Tensor
+
+from models.base import Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
+from models.fitting import check_rows, scored
+
+_MIN_ROWS = 16
+_MAX_ROWS = 10_000  # more rows hardly move the estimates, and cost time in proportion
+_MAX_ITERATIONS = 25
+_TOLERANCE = 0.02  # nats a row: EM stops when an iteration gains less
+_RIDGE = 1e-4  # added to the variances of standardised columns
+_DISCRETE_SLACK = 0.01  # more for binary and one-hot columns, which may never change within a component
+_LEAST_DEVIATION = 0.01  # of a numeric column, which comes scaled to about 1
+_MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
+_TINY = 1e-12
+
+
+class GaussianMixture(GenerativeModel):
+    """Mixture of Gaussians over the flattened window. `score` is −log p(x) in nats.
+
+    Binary and one-hot columns are Gaussian too, with a variance that is nowhere below what smoothing adds to their
+    frequency: a value never seen in training costs a finite number of nats, about as many as there were training rows.
+    Of each one-hot block the most frequent category follows from the others and is left out: that column costs the same
+    whether it is 0 or 1.
+    """
+
+    kind: ClassVar[str] = "gmm"
+    is_density: ClassVar[bool] = True
+
+    weights: Tensor
+    """(k,)"""
+    means: Tensor
+    """(k, D) with D = window · columns."""
+    whitening: Tensor
+    """full (D, k, D), tied (D, 1, D): (x − mean) @ whitening[:, k] has unit covariance. diag (k, D): 1 / deviation."""
+    shift: Tensor
+    """(k, D): minus the means, whitened."""
+    log_norm: Tensor
+    """(k,): log of weight and normalising constant."""
+    reference: Tensor
+    """(D,): true for the one-hot columns that are left out."""
+    ordinary: Tensor
+    """(): the median of the training scores, at which nothing is left to explain."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        components: int | None,
+        max_components: int,
+        covariance: Literal["full", "diag", "tied"],
+    ) -> None:
+        super().__init__(layout, components=components, max_components=max_components, covariance=covariance)
+        k, width = components or max_components, layout.window * layout.columns
+        self._diagonal = covariance == "diag"
+        shapes = {"full": (width, k, width), "tied": (width, 1, width), "diag": (k, width)}
+        self.register_buffer("weights", torch.zeros(k))
+        self.register_buffer("means", torch.zeros(k, width))
+        self.register_buffer("whitening", torch.zeros(shapes[covariance]))
+        self.register_buffer("shift", torch.zeros(k, width))
+        self.register_buffer("log_norm", torch.zeros(k))
+        self.register_buffer("reference", torch.zeros(width, dtype=torch.bool))
+        self.register_buffer("ordinary", torch.zeros(()))
+
+    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+        """Where `components` is None, takes the best by BIC of 1, 2, 4, 8, ..., and puts it into `arguments`."""
+        check_rows(self.layout, x, valid, needed=max(_MIN_ROWS, 2 * (self.arguments["components"] or 1)))
+        rows = x[torch.randperm(len(x), generator=seeded(seed))[:_MAX_ROWS].to(x.device)]
+        table = _standardised(rows.cpu().double(), self.layout)
+        em, bic = self._mixture(table, seed, progress)
+        self._adopt(em, table)
+        self.to(x.device).eval()
+        self.arguments = {**self.arguments, "components": em.n_components}
+        self.ordinary = scored(self, rows).median()
+        details = {"components": em.n_components, "rows": len(rows), "iterations": int(em.n_iter_), "bic": bic}
+        return FitReport(float(scored(self, valid).mean()), details)
+
+    def score(self, x: Tensor) -> Tensor:
+        return -self._log_joint(self._whitened(x.flatten(1)).square_()).logsumexp(-1)
+
+    def explain(self, x: Tensor) -> Explanation:
+        """Replaces columns one after another by what a component expects there given all columns not replaced, always
+        the one that lowers the score most, until the record is as likely as normal ones are. The component is the one
+        that gets there with the fewest columns. A column's share is what it would cost to put it back alone: almost
+        nothing for one that was replaced only because it did not go with corrupted ones."""
+        model, rows = copy.deepcopy(self).cpu().double(), x.flatten(1).cpu().double()
+        whitened = model._whitened(rows)
+        gradient, precision = model._record_terms(whitened)
+        search = _search(gradient, precision, rounds=min(_MAX_REPLACED, self.layout.columns))
+        left = -model._log_joint(whitened.square()).unsqueeze(-1) - 0.5 * search.step.square().cumsum(
+            -1
+        )  # (n, k, rounds)
+        least, component = left.min(1)
+        enough = least <= model.ordinary
+        last = torch.where(enough.any(-1), enough.int().argmax(-1), least.shape[-1] - 1)
+        each = torch.arange(len(rows))
+        component = component[each, last]
+        chosen = _Search(*(part[each, component] for part in search))
+        diagonal = precision.diagonal(dim1=-2, dim2=-1)[component]
+        share, excess = _judged(chosen, last, gradient[each, component], diagonal)
+        return Explanation(share.to(x), self._lawful(rows[:, -self.layout.columns :] - excess).to(x))
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        model, generator = copy.deepcopy(self).cpu().double(), seeded(seed)
+        component = torch.multinomial(model.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        rows = model.means[component]
+        for k in range(len(model.weights)):
+            own = component == k
+            rows[own] += model._coloured(noise[own], k)
+        x = rows.view(n, self.layout.window, self.layout.columns)
+        for position in range(self.layout.window):
+            self._complete(x[:, position], position)
+        return x.float()
+
+    def _mixture(self, table: _Table, seed: int, progress: Progress) -> tuple[EM, float]:
+        given, most = self.arguments["components"], min(self.arguments["max_components"], len(table.rows) // 2)
+        sizes = [given] if given else [2**power for power in range(most.bit_length())]
+        tried: list[tuple[EM, float]] = []
+        for size in sizes:
+            progress(len(tried) / len(sizes), f"{size} components")
+            em = _expectation_maximisation(table.rows, size, self.arguments["covariance"], seed)
+            tried.append((em, float(em.bic(table.rows))))
+            if len(tried) > 1 and tried[-1][1] > tried[-2][1]:
+                break
+        progress(1.0, "done")
+        return min(tried, key=lambda attempt: attempt[1])
+
+    def _adopt(self, em: EM, table: _Table) -> None:
+        """Takes the mixture over in the units of x: with the variance that smoothing adds, and the log-determinant."""
+        covariance, weights = torch.from_numpy(em.covariances_), torch.from_numpy(em.weights_)
+        means = table.mean + table.deviation * torch.from_numpy(em.means_)
+        if self._diagonal:
+            whitening = (covariance + table.slack).rsqrt() / table.deviation
+            log_determinant, shift = whitening.log().sum(-1), -means * whitening
+        else:
+            covariance = covariance.view(-1, *covariance.shape[-2:]) + table.slack.diag()
+            identity = torch.eye(len(table.mean), dtype=torch.float64)
+            inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False)
+            upper = inverse.mT / table.deviation.unsqueeze(-1)
+            log_determinant = upper.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            whitening, shift = upper.permute(1, 0, 2), -(means.unsqueeze(1) @ upper).squeeze(1)
+        self.weights, self.means, self.shift = weights.float(), means.float(), shift.float()
+        self.whitening, self.reference = whitening.float().contiguous(), table.reference
+        self.log_norm = (weights.log() + log_determinant - 0.5 * means.shape[1] * math.log(2 * math.pi)).float()
+
+    def _whitened(self, rows: Tensor) -> Tensor:
+        """(n, D) -> (n, k, D): by each component, deviations from its mean with unit covariance."""
+        if self._diagonal:
+            return torch.addcmul(self.shift, rows.unsqueeze(1), self.whitening)
+        if self.whitening.shape[1] == 1:  # tied, or a single component
+            return (rows @ self.whitening[:, 0]).unsqueeze(1) + self.shift
+        whitened = torch.addmm(self.shift.flatten(), rows, self.whitening.flatten(1))
+        return whitened.view(-1, *self.shift.shape)
+
+    def _log_joint(self, squares: Tensor) -> Tensor:
+        """Squares of the whitened rows (n, k, D) -> (n, k): log p(x, component)."""
+        return self.log_norm - 0.5 * squares.sum(-1)
+
+    def _record_terms(self, whitened: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (n, k, d) and Hessian (k, d, d) of each component's score by the columns of the record itself."""
+        d, k = self.layout.columns, len(self.weights)
+        if self._diagonal:
+            own = self.whitening[:, -d:]
+            return whitened[..., -d:] * own, own.square().diag_embed()
+        own = self.whitening[-d:].transpose(0, 1).expand(k, -1, -1)  # (k, d, D)
+        return torch.einsum("nkj,kij->nki", whitened, own), own @ own.mT
+
+    def _coloured(self, noise: Tensor, k: int) -> Tensor:
+        """(n, D) of unit covariance -> (n, D) of the covariance of component k."""
+        if self._diagonal:
+            return noise / self.whitening[k]
+        upper = self.whitening[:, min(k, self.whitening.shape[1] - 1)]
+        coloured: Tensor = torch.linalg.solve_triangular(upper, noise, upper=True, left=False)
+        return coloured
+
+    def _lawful(self, record: Tensor) -> Tensor:
+        """Frequencies of binary and one-hot columns between 0 and 1, in place."""
+        self._complete(record, self.layout.window - 1)
+        for block, columns in self.layout.slices():
+            if block.kind != "numeric":
+                record[:, columns].clamp_(0.0, 1.0)
+        return record
+
+    def _complete(self, record: Tensor, position: int) -> None:
+        """Gives the left-out column of each one-hot block what the others leave of 1, in place."""
+        left_out = self.reference.view(self.layout.window, -1)[position].cpu()
+        for block, columns in self.layout.slices():
+            if block.kind == "categorical":
+                part, own = record[:, columns], left_out[columns]
+                part[:, own] = 1.0 - part[:, ~own].sum(1, keepdim=True)
+
+
+class _Table(NamedTuple):
+    """Flattened rows (n, D), standardised by mean and deviation (D,); by how much 1 exceeds their variance (D,); and
+    which columns are left out (D,)."""
+
+    rows: NDArray[np.float64]
+    mean: Tensor
+    deviation: Tensor
+    slack: Tensor
+    reference: Tensor
+
+
+def _standardised(x: Tensor, layout: Layout) -> _Table:
+    """Deviations of binary and one-hot columns are √(p(1 − p)) with p = (count + ½) / (n + 1)."""
+    mean = x.mean(0)  # (window, d)
+    deviation = x.std(0, correction=0).clamp_min(_LEAST_DEVIATION)
+    reference, least_slack = torch.zeros_like(mean, dtype=torch.bool), torch.zeros_like(mean)
+    for block, columns in layout.slices():
+        if block.kind == "numeric":
+            continue
+        frequency = (x[..., columns].sum(0) + 0.5) / (len(x) + 1)
+        mean[:, columns], deviation[:, columns] = frequency, (frequency * (1.0 - frequency)).sqrt()
+        least_slack[:, columns] = _DISCRETE_SLACK
+        if block.kind == "categorical":
+            reference[:, columns].scatter_(1, frequency.argmax(1, keepdim=True), True)
+    mean[reference], deviation[reference] = 0.5, 1.0
+    rows = ((x - mean) / deviation).masked_fill(reference, 0.0).flatten(1)
+    slack = torch.maximum(1.0 - rows.var(0, correction=0), least_slack.flatten())
+    return _Table(rows.numpy(), mean.flatten(), deviation.flatten(), slack, reference.flatten())
+
+
+def _expectation_maximisation(rows: NDArray[np.float64], components: int, covariance: str, seed: int) -> EM:
+    """Starts from k-means, which starts from k-means++."""
+    em = EM(
+        components,
+        covariance_type=covariance,
+        tol=_TOLERANCE,
+        reg_covar=_RIDGE,
+        max_iter=_MAX_ITERATIONS,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        # An unfinished EM is a mixture none the worse, and fewer distinct rows than components a harmless table.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return em.fit(rows)
+
+
+class _Search(NamedTuple):
+    """Columns in the order in which they are replaced (n, k, rounds); the root of twice the drop in score that each
+    brings (n, k, rounds); and the Cholesky factor of the Hessian (n, k, d, rounds), pivoted in that order. No k where
+    one component a row was chosen."""
+
+    order: Tensor
+    step: Tensor
+    factor: Tensor
+
+
+def _search(gradient: Tensor, precision: Tensor, rounds: int) -> _Search:
+    """Greedy by largest drop: replacing column j by its conditional expectation lowers the score by g² / (2h), where g
+    is its gradient and h its diagonal in the Hessian, both after elimination of the columns replaced so far. That is
+    Cholesky's factorisation, pivoted by the drop."""
+    n, k, d = gradient.shape
+    own, every = torch.arange(k), (torch.arange(n).unsqueeze(1), torch.arange(k))
+    diagonal = precision.diagonal(dim1=-2, dim2=-1).expand(n, k, d)
+    factor, taken = gradient.new_zeros(n, k, d, rounds), torch.zeros(n, k, d, dtype=torch.bool)
+    order, step = torch.zeros(n, k, rounds, dtype=torch.long), gradient.new_zeros(n, k, rounds)
+    for r in range(rounds):
+        j = (gradient.square() / diagonal).masked_fill(taken, -1.0).argmax(-1)  # (n, k)
+        pivot = diagonal[(*every, j)].sqrt()
+        eliminated = (factor @ factor[(*every, j)].unsqueeze(-1)).squeeze(-1)
+        column = (precision[own, j] - eliminated) / pivot.unsqueeze(-1)
+        order[..., r], step[..., r], factor[..., r] = j, gradient[(*every, j)] / pivot, column
+        gradient = gradient - column * step[..., r, None]
+        diagonal = diagonal - column.square()
+        taken[(*every, j)] = True
+    return _Search(order, step, factor)
+
+
+def _judged(chosen: _Search, last: Tensor, gradient: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Share and excess over the conditional expectation, (n, d) each, by the rounds up to `last`.
+
+    Replaced columns are expected jointly given the others, each other column given all the rest, replacements included.
+    """
+    order, step, factor = chosen
+    rounds = step.shape[1]
+    later = (torch.arange(rounds) > last.unsqueeze(1)).unsqueeze(-1)
+    step = step.unsqueeze(-1).masked_fill(later, 0.0)
+    corner = factor.gather(1, order.unsqueeze(-1).expand(-1, -1, rounds))
+    identity = torch.eye(rounds, dtype=factor.dtype)
+    inverse = torch.linalg.solve_triangular(corner, identity, upper=False).masked_fill(later, 0.0)
+    joint = (inverse.mT @ step).squeeze(-1)
+    cost = joint.square() / inverse.square().sum(1).clamp_min(_TINY)
+    share = torch.full_like(gradient, _TINY).scatter_add(1, order, cost)
+    single = (gradient - (factor @ step).squeeze(-1)) / diagonal
+    return share / share.sum(1, keepdim=True), single.scatter_add(1, order, joint)

@@ -1,0 +1,305 @@
+"""Variational autoencoder (Kingma and Welling, 2014) with a likelihood for each kind of column."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.base import Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
+from models.fitting import check_rows, initialise, scored, train
+
+_MIN_ROWS = 32
+_WARM_UP = 0.3  # share of the training in which the weight of the KL term rises from 0 to 1
+_NOISE = 4  # draws of the importance-weighted bound, in antithetic pairs
+_RIDGE = 0.01  # of the mean variance, added to the variances along principal axes
+_LEAST_VARIANCE = 1e-4  # mean variance of numeric columns is taken to be no less
+_REACH = 10.0  # whitened values beyond it look the same to the encoder
+_UNSEEN = 50.0  # nats that a value costs that no training row had
+_LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns
+_POSTERIOR_LOG_VARIANCE = (-10.0, 2.0)
+_TYPICAL = 3.0  # deviations of the prior within which explanations look for what is normal
+_MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
+_SETTLING = 3  # times a replacement is worked out anew from the replaced record
+_EXPLAINED_AT_ONCE = 64  # rows; each is tried with every column replaced
+_TINY = 1e-12
+
+
+class VariationalAutoencoder(GenerativeModel):
+    """p(x) = ∫ p(x | z) p(z) dz over a latent z of standard normal prior, for the flattened window.
+
+    p(x | z): numeric columns are Gaussian along their principal axes, with one learned variance an axis; binary
+    columns are Bernoulli, one-hot blocks categorical. `score` is in nats: by `nll` the importance-weighted bound on
+    −log p(x) of Burda et al. (2016), with fixed noise; by `reconstruction` −log p(x | z) at the posterior's mean.
+    """
+
+    kind: ClassVar[str] = "vae"
+    is_density: ClassVar[bool] = False
+
+    discrete: Tensor
+    """(discrete,): indices in D of the binary, then the one-hot columns, with D = window · columns."""
+    whitening: Tensor
+    """(D, numeric): whitened = x @ whitening + shift; rows of other columns are zero."""
+    shift: Tensor
+    """(numeric,)"""
+    colouring: Tensor
+    """(numeric, D): takes whitened − shift back."""
+    log_volume: Tensor
+    """(): what whitening takes off −log p(x)."""
+    frequency: Tensor
+    """(discrete,): smoothed frequency of each binary or one-hot column."""
+    prior: Tensor
+    """(discrete,): what the decoder adds to; the log-odds, or in a one-hot block the logarithm, of the frequency."""
+    noise: Tensor
+    """(draws, 1, latent)"""
+    ordinary: Tensor
+    """(): the median of the training scores, at which nothing is left to explain."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        latent: int,
+        hidden: list[int],
+        score: Literal["nll", "reconstruction"],
+        epochs: int,
+    ) -> None:
+        super().__init__(layout, latent=latent, hidden=hidden, score=score, epochs=epochs)
+        columns, self._widths = _discrete_columns(layout)
+        width, discrete = layout.window * layout.columns, len(columns)
+        numeric = width - discrete
+        self.encoder = _perceptron([width, *hidden, 2 * latent])
+        self.decoder = _perceptron([latent, *reversed(hidden), width])
+        self.log_variance = nn.Parameter(torch.zeros(numeric))
+        self.register_buffer("discrete", torch.tensor(columns, dtype=torch.long), persistent=False)
+        self.register_buffer("whitening", torch.zeros(width, numeric))
+        self.register_buffer("shift", torch.zeros(numeric))
+        self.register_buffer("colouring", torch.zeros(numeric, width))
+        self.register_buffer("log_volume", torch.zeros(()))
+        self.register_buffer("frequency", torch.zeros(discrete))
+        self.register_buffer("prior", torch.zeros(discrete))
+        self.register_buffer("noise", torch.zeros(_NOISE, 1, latent))
+        self.register_buffer("ordinary", torch.zeros(()))
+
+    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+        check_rows(self.layout, x, valid, needed=_MIN_ROWS)
+        generator = seeded(seed)
+        initialise(self, generator)
+        half = torch.randn(_NOISE // 2, 1, self.arguments["latent"], generator=generator)
+        self.noise.copy_(torch.cat([half, -half]))
+        self._whiten(x.flatten(1).double())
+        self._count(x.flatten(1)[:, self.discrete].double())
+        epochs = self.arguments["epochs"]
+        steps = train(self.train(), self._loss, x, valid, epochs=epochs, seed=seed, progress=progress)
+        self.eval()
+        self.ordinary = scored(self, x).median()
+        return FitReport(float(scored(self, valid).mean()), {"steps": steps})
+
+    def score(self, x: Tensor) -> Tensor:
+        numeric, discrete = self._parts(x)
+        mean, log_variance = self._encode(numeric, discrete)
+        if self.arguments["score"] == "reconstruction":
+            return self._surprise(numeric, discrete, mean)
+        z = mean + (0.5 * log_variance).exp() * self.noise  # (draws, n, latent)
+        log_ratio = 0.5 * (self.noise.square() - z.square() + log_variance).sum(-1)  # log p(z) - log q(z | x)
+        return math.log(len(z)) - (log_ratio - self._surprise(numeric, discrete, z)).logsumexp(0)
+
+    def explain(self, x: Tensor) -> Explanation:
+        """Replaces columns (one-hot blocks as a whole) one after another by what the model expects there given all
+        columns not replaced, always the one that lowers the score most, until the record is as likely as normal ones
+        are. A column's share is what it would cost to put it back alone: almost nothing for one that was replaced only
+        because it did not go with corrupted ones."""
+        model = copy.deepcopy(self).cpu().double()
+        with torch.no_grad():
+            parts = [model._explained(rows) for rows in torch.split(x.cpu().double(), _EXPLAINED_AT_ONCE)]
+        share, expected = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Explanation(share.to(x), expected.to(x))
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        model, generator = copy.deepcopy(self).cpu(), seeded(seed)
+        with torch.no_grad():
+            centre, logits = model._decode(torch.randn(n, self.arguments["latent"], generator=generator))
+            noise = torch.randn(centre.shape, generator=generator)
+            x = (centre + noise * (0.5 * model._bounded_log_variance()).exp() - model.shift) @ model.colouring
+            binary, *one_hot = torch.split(model._probabilities(logits), self._widths, -1)
+            x[:, self.discrete] = torch.cat(
+                [
+                    torch.bernoulli(binary, generator=generator),
+                    *(F.one_hot(p.multinomial(1, generator=generator).squeeze(1), p.shape[1]).float() for p in one_hot),
+                ],
+                dim=1,
+            )
+        return x.view(n, self.layout.window, self.layout.columns)
+
+    def _whiten(self, rows: Tensor) -> None:
+        """Principal axes of the numeric columns, each scaled by the root of its variance plus a ridge. Log-variances
+        start as those of the whitened columns, which are right for a decoder that knows nothing of z."""
+        numeric = torch.ones(rows.shape[1], dtype=torch.bool)
+        numeric[self.discrete] = False
+        own = rows[:, numeric]
+        mean = own.mean(0)
+        variances, axes = torch.linalg.eigh((own - mean).T @ (own - mean) / len(own))
+        deviations = (variances.clamp_min(0.0) + _RIDGE * variances.mean().clamp_min(_LEAST_VARIANCE)).sqrt()
+        self.whitening[numeric] = (axes / deviations).float()
+        self.colouring[:, numeric] = (axes * deviations).T.float()
+        self.shift.copy_(-mean @ (axes / deviations))
+        self.log_volume.copy_(deviations.log().sum())
+        with torch.no_grad():
+            self.log_variance.copy_((variances / deviations.square()).clamp_min(_TINY).log().clamp(*_LOG_VARIANCE))
+
+    def _count(self, rows: Tensor) -> None:
+        """Smoothed frequencies, and the logits the decoder adds to: a value that no row has costs `_UNSEEN` nats."""
+        frequency = (rows.sum(0) + 0.5) / (len(rows) + 1)
+        binary = self._widths[0]
+        prior = torch.cat([frequency[:binary].logit(), frequency[binary:].log()])
+        prior[rows.sum(0) == 0] = -_UNSEEN
+        prior[:binary][rows[:, :binary].sum(0) == len(rows)] = _UNSEEN
+        self.frequency.copy_(frequency)
+        self.prior.copy_(prior)
+
+    def _loss(self, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+        """Negative evidence lower bound with one draw, per column."""
+        numeric, discrete = self._parts(x)
+        mean, log_variance = self._encode(numeric, discrete)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1.0).sum(-1)
+        surprise = self._surprise(numeric, discrete, mean + (0.5 * log_variance).exp() * noise)
+        return (surprise + min(1.0, fraction / _WARM_UP) * divergence).mean() / self.whitening.shape[0]
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened numeric (n, numeric) and discrete columns (n, discrete)."""
+        rows = x.flatten(1)
+        return torch.addmm(self.shift, rows, self.whitening), rows[:, self.discrete]
+
+    def _encode(self, numeric: Tensor, discrete: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x), (n, latent) each."""
+        inputs = torch.cat([numeric.clamp(-_REACH, _REACH), discrete - self.frequency], dim=1)
+        mean, log_variance = self.encoder(inputs).chunk(2, dim=1)
+        return mean, log_variance.clamp(*_POSTERIOR_LOG_VARIANCE)
+
+    def _decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres of the whitened numeric columns and logits of the discrete ones."""
+        centre, logits = torch.split(self.decoder(z), [len(self.shift), len(self.prior)], dim=-1)
+        return centre, logits + self.prior
+
+    def _bounded_log_variance(self) -> Tensor:
+        return self.log_variance.clamp(*_LOG_VARIANCE)
+
+    def _surprise(self, numeric: Tensor, discrete: Tensor, z: Tensor) -> Tensor:
+        """−log p(x | z) in nats, (..., n) for z (..., n, latent)."""
+        centre, logits = self._decode(z)
+        log_variance = self._bounded_log_variance()
+        squares = (numeric - centre).square() @ (-log_variance).exp()
+        constant = 0.5 * (log_variance + math.log(2 * math.pi)).sum() + self.log_volume
+        return 0.5 * squares + constant + self._discrete_surprise(logits, discrete)
+
+    def _discrete_surprise(self, logits: Tensor, discrete: Tensor) -> Tensor:
+        scores, values = torch.split(logits, self._widths, -1), torch.split(discrete, self._widths, -1)
+        total = (F.softplus(scores[0]) - values[0] * scores[0]).sum(-1)
+        for score, value in zip(scores[1:], values[1:], strict=True):
+            total = total - (value * score.log_softmax(-1)).sum(-1)
+        return total
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        binary, *one_hot = torch.split(logits, self._widths, -1)
+        return torch.cat([binary.sigmoid(), *(block.softmax(-1) for block in one_hot)], dim=-1)
+
+    def _explained(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        units = _units(self.layout)
+        current, score = x.clone(), self.score(x)
+        replaced = torch.zeros(len(x), self.layout.columns, dtype=torch.bool)
+        active = torch.arange(len(x))
+        for _ in range(min(_MAX_REPLACED, len(units))):
+            tried = replaced[active] | units[self._best_unit(current[active], replaced[active], units)]
+            trial = self._settled(current[active], tried)
+            after = self.score(trial)
+            better = after < score[active]
+            active, tried, trial, after = active[better], tried[better], trial[better], after[better]
+            current[active], score[active], replaced[active] = trial, after, tried
+            active = active[after > self.ordinary]
+            if not len(active):
+                break
+        expected = torch.where(replaced, current[:, -1], self._expected(current, replaced))
+        return self._share(x, current, replaced, units), expected
+
+    def _share(self, x: Tensor, current: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
+        """(n, d): what it costs to put each replaced unit back, spread over its columns by how much they change."""
+        row, unit = (replaced.unsqueeze(1) & units).any(-1).nonzero().unbind(1)
+        back = current[row]
+        back[:, -1] = torch.where(units[unit], x[row, -1], back[:, -1])
+        cost = self.score(self._settled(back, replaced[row] & ~units[unit])) - self.score(current)[row]
+        change = ((x - current)[row, -1].abs() + _TINY) * units[unit]
+        spread = change / change.sum(1, keepdim=True) * cost.clamp_min(0.0).unsqueeze(1)
+        share = torch.full(replaced.shape, _TINY, dtype=x.dtype).index_add(0, row, spread)
+        return share / share.sum(1, keepdim=True)
+
+    def _best_unit(self, x: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
+        """(n,): the unit whose replacement makes the record, with the z that it is encoded to, most likely."""
+        trials = x.unsqueeze(1).repeat(1, len(units), 1, 1)
+        trials[:, :, -1] = torch.where(units, self._expected(x, replaced).unsqueeze(1), trials[:, :, -1])
+        numeric, discrete = self._parts(trials.flatten(0, 1))
+        mean, _ = self._encode(numeric, discrete)
+        surprise = self._surprise(numeric, discrete, mean) + 0.5 * mean.square().sum(-1)
+        taken = (replaced.unsqueeze(1) & units).any(-1)
+        return surprise.view(taken.shape).masked_fill(taken, math.inf).argmin(1)
+
+    def _settled(self, x: Tensor, replaced: Tensor) -> Tensor:
+        """The replaced columns at what is expected of them once the encoder, too, sees the replacement."""
+        x = x.clone()
+        for _ in range(_SETTLING):
+            x[:, -1] = torch.where(replaced, self._expected(x, replaced), x[:, -1])
+        return x
+
+    def _expected(self, x: Tensor, replaced: Tensor) -> Tensor:
+        """(n, d): conditional expectations at the z that x is encoded to: of the replaced columns jointly given the
+        others, of each other column given all the rest."""
+        numeric, discrete = self._parts(x)
+        centre, logits = self._decode(self._encode(numeric, discrete)[0].clamp(-_TYPICAL, _TYPICAL))
+        own = self.whitening[-self.layout.columns :] * (-0.5 * self._bounded_log_variance()).exp()  # (d, numeric)
+        hessian = own @ own.T
+        gradient = ((numeric - centre) * (-0.5 * self._bounded_log_variance()).exp()) @ own.T
+        chosen = (replaced & (hessian.diagonal() > 0)).to(x.dtype)
+        system = hessian * chosen.unsqueeze(2) * chosen.unsqueeze(1) + (1.0 - chosen).diag_embed()
+        joint = torch.linalg.solve(system, gradient * chosen)
+        single = (gradient - joint @ hessian) / hessian.diagonal()
+        rows = x.flatten(1).clone()
+        rows[:, -self.layout.columns :] -= torch.where(chosen > 0, joint, single)
+        rows[:, self.discrete] = self._probabilities(logits)
+        return rows[:, -self.layout.columns :]
+
+
+def _perceptron(widths: list[int]) -> nn.Sequential:
+    """Linear layers with SiLU between them, their weights unset, which leaves the global random state alone."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.SiLU(), nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")]
+    return nn.Sequential(*layers[1:])
+
+
+def _discrete_columns(layout: Layout) -> tuple[list[int], list[int]]:
+    """Flattened indices of the binary, then the one-hot columns; the number of binary ones, then each block's width."""
+    binary: list[int] = []
+    one_hot: list[range] = []
+    for position in range(layout.window):
+        for block, columns in layout.slices():
+            own = range(position * layout.columns + columns.start, position * layout.columns + columns.stop)
+            if block.kind == "binary":
+                binary += own
+            elif block.kind == "categorical":
+                one_hot.append(own)
+    return binary + [index for block in one_hot for index in block], [len(binary), *map(len, one_hot)]
+
+
+def _units(layout: Layout) -> Tensor:
+    """(units, d): the columns that are replaced together."""
+    units: list[Tensor] = []
+    every = torch.eye(layout.columns, dtype=torch.bool)
+    for block, columns in layout.slices():
+        own = every[columns]
+        units.append(own.any(0, keepdim=True) if block.kind == "categorical" else own)
+    return torch.cat(units)
