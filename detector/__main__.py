@@ -1,0 +1,5 @@
+"""`python -m detector` is `offnominal`."""
+
+from detector.cli import main
+
+main()

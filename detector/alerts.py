@@ -1,0 +1,135 @@
+"""The published message. Its JSON Schema is `docs/alert.schema.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from consumers.batch import Message
+
+Severity = Literal["minor", "major", "critical"]
+AlertKind = Literal["opened", "resolved"]
+
+_SEVERITIES: tuple[tuple[float, Severity], ...] = ((math.log(100), "critical"), (math.log(10), "major"))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="null")
+
+
+class Reason(_Part):
+    """One feature's part in an alert."""
+
+    feature: str
+    """Path of the field in the record."""
+    observed: float | str | bool | None
+    """What the record held, in the field's own units; null where it was missing."""
+    expected: float | str | bool | None
+    """What would have been normal, given the rest of the record."""
+    share: float = Field(ge=0, le=1)
+    """Part of the surprise that is due to this feature. The shares of all features sum to 1; the largest are listed."""
+
+
+class Source(_Part):
+    """The record that an alert is about."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Alert(_Part):
+    """An incident of one entity was opened or resolved."""
+
+    id: str
+    """Derived from detector, source record and kind: the same record always gives the same id."""
+    incident: str
+    """Joins the alerts of one incident."""
+    kind: AlertKind
+    """opened, or resolved."""
+    detector: str
+    """Name of the detector."""
+    entity: str
+    """What the record is about; empty where the stream has no entities."""
+    time: datetime
+    """Event time of the source record."""
+    opened: datetime
+    """Event time of the record that opened the incident."""
+    severity: Severity
+    """minor: beyond the level; major: ten times less likely than the level; critical: a hundred times.
+
+    Resolved alerts carry the highest.
+    """
+    p_value: float
+    """Share of normal records at least as unlikely as the source record; of the most unlikely one in resolved alerts.
+    """
+    level: float
+    """The p-value at and below which records are alarms."""
+    score: float
+    """−ln(p_value), in nats."""
+    threshold: float
+    """−ln(level), in nats."""
+    records: int
+    """Records beyond the level in this incident so far."""
+    model: str
+    """The model that was most surprised."""
+    version: str
+    """Version of the detector that scored the source record."""
+    reasons: list[Reason]
+    """Why, largest share first; empty in resolved alerts."""
+    source: Source
+    """The record that caused this alert."""
+
+    def message(self, topic: str) -> Message:
+        """This alert as a record: JSON value, entity as key, CloudEvents 1.0 attributes as headers (Kafka binding,
+        binary mode).
+        """
+        attributes = {
+            "ce_specversion": "1.0",
+            "ce_id": self.id,
+            "ce_type": f"offnominal.alert.{self.kind}",
+            "ce_source": f"/offnominal/{self.detector}",
+            "ce_subject": self.entity,
+            "ce_time": self.time.isoformat().replace("+00:00", "Z"),
+            "content-type": "application/json",
+        }
+        headers = tuple((name, value.encode()) for name, value in attributes.items() if value)
+        return Message(topic, self.entity.encode() or None, self.model_dump_json().encode(), headers)
+
+
+def severity(score: float, threshold: float) -> Severity:
+    """How far beyond the level a score is, both in nats."""
+    return next((name for beyond, name in _SEVERITIES if score - threshold >= beyond - 1e-9), "minor")
+
+
+def identifier(detector: str, source: Source, time: datetime, kind: str) -> str:
+    """32 hexadecimal digits that name one thing said about one record.
+
+    Event time keeps a recreated topic's offsets apart.
+    """
+    parts = (
+        detector,
+        source.topic,
+        str(source.partition),
+        str(source.offset),
+        str(round(time.timestamp() * 1000)),
+        kind,
+    )
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def event_time(milliseconds: int) -> datetime:
+    """Epoch milliseconds as a date in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of the published message."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Alert.model_json_schema(mode="serialization"),
+    }

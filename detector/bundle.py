@@ -1,0 +1,177 @@
+"""One trained version of a detector: features, models and calibration, saved and loaded whole.
+
+A bundle is a set of named files: safetensors for arrays, JSON for the rest, and `manifest.json`, which holds the
+SHA-256 of each of them. Nothing is ever unpickled. What does not match is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from typing import Any, Self
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from consumers.batch import Partition
+from detector import __version__
+from detector.calibration import Calibration
+from detector.errors import BundleError
+from detector.features import FeatureEncoder
+from models.base import GenerativeModel, Layout
+from models.registry import build
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_SOFTWARE = ("torch", "numpy", "scikit-learn")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRecord(_Part):
+    """How one model is constructed again, and what its fit said."""
+
+    kind: str
+    arguments: dict[str, Any]
+    valid_score: float
+    details: dict[str, float | int | str]
+
+
+class DataWindow(_Part):
+    """The records a version was trained on: how many, their event times (epoch ms), and by topic and partition the next
+    offset.
+    """
+
+    records: int
+    fitted: int
+    calibrated: int
+    first_ms: int
+    last_ms: int
+    ends: dict[str, dict[int, int]] = {}
+    files: list[str] = []
+    dropped: int = 0
+
+    def end_positions(self) -> dict[Partition, int]:
+        """Where records begin that this version has not seen."""
+        return {Partition(topic, number): end for topic, ends in self.ends.items() for number, end in ends.items()}
+
+
+class Verdict(_Part):
+    """Whether a version may serve: figures on held-back rows, and the reasons against it."""
+
+    sound: bool
+    reasons: list[str]
+    promised_rate: float
+    realised_rate: float
+    held_back_rows: int
+
+
+class Manifest(_Part):
+    """What a version is, readable without loading it."""
+
+    format: int = FORMAT
+    detector: str
+    version: str
+    created: datetime
+    entity: str | None
+    timestamp: str | None
+    rate: float
+    data: DataWindow
+    verdict: Verdict
+    models: list[ModelRecord]
+    layout: dict[str, Any]
+    features: dict[str, Any]
+    software: dict[str, str]
+    sha256: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A version, ready to score."""
+
+    manifest: Manifest
+    encoder: FeatureEncoder
+    models: Mapping[str, GenerativeModel]
+    calibration: Calibration
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    def to_files(self) -> dict[str, bytes]:
+        """The bundle as named files, the manifest last."""
+        files = {
+            "features.safetensors": _arrays(self.encoder.to_state()[1]),
+            "calibration.safetensors": _arrays(self.calibration.to_arrays()),
+        }
+        for kind, model in self.models.items():
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            files[f"model-{kind}.safetensors"] = safetensors.torch.save(tensors)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        manifest = self.manifest.model_copy(update={"sha256": digests})
+        return {**files, MANIFEST: manifest.model_dump_json(indent=2).encode()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self:
+        """The bundle that `to_files` took apart. Raises `BundleError` naming the file and what is wrong with it."""
+        manifest = read_manifest(files.get(MANIFEST, b""))
+        for name, digest in manifest.sha256.items():
+            if name not in files:
+                raise BundleError(f"Version {manifest.version}: file '{name}' is missing.")
+            if (found := hashlib.sha256(files[name]).hexdigest()) != digest:
+                raise BundleError(f"Version {manifest.version}: file '{name}' has SHA-256 {found}. Expected {digest}.")
+        try:
+            return cls._assemble(manifest, files)
+        except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+            raise BundleError(f"Version {manifest.version} does not fit together: {error}") from error
+
+    @classmethod
+    def _assemble(cls, manifest: Manifest, files: Mapping[str, bytes]) -> Self:
+        encoder = FeatureEncoder.from_state(manifest.features, safetensors.numpy.load(files["features.safetensors"]))
+        layout = Layout.from_json(manifest.layout)
+        if layout != encoder.layout:
+            raise ValueError("features and models disagree on the columns")
+        models = {}
+        for record in manifest.models:
+            model = build(record.kind, layout, record.arguments)
+            model.load_state_dict(safetensors.torch.load(files[f"model-{record.kind}.safetensors"]))
+            models[record.kind] = model.eval()
+        arrays = safetensors.numpy.load(files["calibration.safetensors"])
+        return cls(manifest, encoder, models, Calibration.from_arrays(arrays, list(models)))
+
+
+def read_manifest(content: bytes) -> Manifest:
+    """Parses a manifest. Raises `BundleError` where it is none, or of a format that this release cannot read."""
+    try:
+        data = json.loads(content)
+        if isinstance(data, dict) and data.get("format") != FORMAT:
+            raise BundleError(f"Manifest has format {data.get('format')!r}. This release reads format {FORMAT}.")
+        return Manifest.model_validate(data)
+    except (ValueError, ValidationError) as error:
+        raise BundleError(f"Manifest cannot be read: {error}") from error
+
+
+def new_version(moment: datetime, fingerprint: bytes) -> str:
+    """Name of a version: when it was made, and four digits that tell apart what was made in the same second."""
+    return f"{moment.astimezone(UTC):%Y%m%dT%H%M%SZ}-{hashlib.sha256(fingerprint).hexdigest()[:4]}"
+
+
+def software_versions() -> dict[str, str]:
+    """What a version was made with."""
+    return {"offnominal": __version__, "python": platform.python_version()} | {
+        name: installed(name) for name in _SOFTWARE
+    }
+
+
+def _arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

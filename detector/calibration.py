@@ -1,0 +1,152 @@
+"""Scores to p-values to decisions: the only place where a threshold lives.
+
+A model's score says how unlikely a record is under that model, in units of its own. `ScoreScale` turns it into nats,
+−ln p with p the share of normal records that score at least as high, so that models become comparable; `Calibration`
+combines several models to one such number; a record crosses the level when p is at most the promised rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import NotEnoughRows
+
+TAIL_SHARE = 0.1
+"""Share of the calibration rows, the highest scores, that the tail is fitted to."""
+SHAPE_RANGE = (0.05, 0.5)
+"""Bounds of the tail's shape: above 0, so that huge scores do not run away; at most 1/2, so that they keep an order."""
+
+
+def rows_needed(rate: float) -> int:
+    """Calibration rows that a conformal p-value as small as `rate` needs: the least n with 1/(n+1) <= rate."""
+    return math.ceil(1 / rate - 1e-9) - 1
+
+
+def threshold(rate: float) -> float:
+    """The level in nats: a record crosses it when its −ln p is at least this, so p <= `rate` up to rounding."""
+    return -math.log(rate) - 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreScale:
+    """One model's scores in nats, −ln p.
+
+    Up to the largest calibration score, p is the split-conformal p-value (#{c >= s} + 1) / (n + 1), for which
+    exchangeable records have P(p <= a) <= a for every a (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random
+    World, 2005). Beyond it p goes on as a generalised Pareto tail (Pickands 1975), fitted to the highest tenth by
+    probability-weighted moments (Hosking & Wallis, Technometrics 1987, section 3), continuous where it begins.
+    """
+
+    sorted_scores: NDArray[np.float64]
+    tail_start: float
+    shape: float
+    scale: float
+
+    @classmethod
+    def fit(cls, scores: NDArray[np.floating]) -> ScoreScale:
+        """Scale of the scores (n,) of normal records that the model has not seen."""
+        ordered = np.sort(scores.astype(np.float64))
+        if len(ordered) < 3 or not np.isfinite(ordered).all():
+            raise NotEnoughRows(
+                f"{int(np.isfinite(ordered).sum())} finite calibration scores. Expected at least 3, all finite."
+            )
+        count = max(3, int(TAIL_SHARE * len(ordered)), min(10, len(ordered) // 3))
+        start = ordered[-count]
+        shape, scale = _generalised_pareto(ordered[-count:] - start)
+        return cls(ordered, float(start), shape, max(scale, 1e-3 * float(start - np.median(ordered)), 1e-9))
+
+    def nats(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """−ln p of scores (n,): non-decreasing in the score, without an upper end."""
+        n, largest = len(self.sorted_scores), self.sorted_scores[-1]
+        inside = np.minimum(scores.astype(np.float64), largest)
+        at_or_above = n - np.searchsorted(self.sorted_scores, inside, side="left")
+        beyond: NDArray[np.float64] = np.maximum(0.0, self._tail(scores) - self._tail(largest))
+        nats: NDArray[np.float64] = beyond - np.log((at_or_above + 1) / (n + 1))
+        return nats
+
+    def _tail(self, scores: NDArray[np.floating] | np.float64) -> NDArray[np.float64]:
+        """−ln of the fitted survival function of the excess over `tail_start`."""
+        excess = np.maximum(0.0, np.asarray(scores, np.float64) - self.tail_start) / self.scale
+        nats: NDArray[np.float64] = np.log1p(self.shape * excess) / self.shape
+        return nats
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The scores of all models of a detector, turned into one −ln p a record.
+
+    With several models the mean of their nats (Fisher's statistic, 1925) is calibrated once more on the same rows: the
+    p-value holds whatever the dependence between the models, because that dependence is in the calibration rows too.
+    """
+
+    scales: Mapping[str, ScoreScale]
+    combined: ScoreScale | None
+
+    @classmethod
+    def fit(cls, scores: Mapping[str, NDArray[np.floating]]) -> Calibration:
+        """Calibration on the scores (n,) of each model for the same n rows, unseen by all of them."""
+        scales = {name: ScoreScale.fit(column) for name, column in scores.items()}
+        if len(scales) == 1:
+            return cls(scales, None)
+        nats = np.stack([scales[name].nats(column) for name, column in scores.items()])
+        return cls(scales, ScoreScale.fit(nats.mean(axis=0)))
+
+    @property
+    def rows(self) -> int:
+        """Calibration rows this rests on."""
+        return len(next(iter(self.scales.values())).sorted_scores)
+
+    def require(self, rate: float) -> None:
+        """Raises `NotEnoughRows` where the calibration rows cannot support `rate`."""
+        if self.rows < rows_needed(rate):
+            raise NotEnoughRows(
+                f"{self.rows} calibration rows cannot support rate {rate:g}: {rows_needed(rate)} are needed; "
+                f"with {self.rows} the smallest rate is {1 / (self.rows + 1):.3g}."
+            )
+
+    def nats(self, scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores (m, n), a row a model in the order of `scales`, to nats of each (m, n) and of all together (n,)."""
+        each = np.stack([scale.nats(row) for scale, row in zip(self.scales.values(), scores, strict=True)])
+        return each, each[0] if self.combined is None else self.combined.nats(each.mean(axis=0))
+
+    def to_arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Everything fitted, by name."""
+        return {
+            f"{name}.{part}": array
+            for name, scale in self._named()
+            for part, array in (
+                ("sorted_scores", scale.sorted_scores),
+                ("tail", np.array([scale.tail_start, scale.shape, scale.scale])),
+            )
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]], models: Sequence[str]) -> Calibration:
+        """The calibration that `to_arrays` took apart; `models` gives their order."""
+
+        def scale(name: str) -> ScoreScale:
+            return ScoreScale(arrays[f"{name}.sorted_scores"], *map(float, arrays[f"{name}.tail"]))
+
+        return cls({name: scale(name) for name in models}, scale(_COMBINED) if len(models) > 1 else None)
+
+    def _named(self) -> list[tuple[str, ScoreScale]]:
+        return [*self.scales.items(), *([(_COMBINED, self.combined)] if self.combined else [])]
+
+
+_COMBINED = "combined"
+
+
+def _generalised_pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto distribution for excesses (k,) in ascending order, smallest 0."""
+    k = len(excess)
+    first = float(excess.mean())
+    second = float((excess * (k - 1 - np.arange(k)) / (k - 1)).mean())
+    if first <= 2 * second or second <= 0:
+        return SHAPE_RANGE[1], first
+    shape = float(np.clip(2 - first / (first - 2 * second), *SHAPE_RANGE))
+    return shape, first * (1 - shape)

@@ -1,0 +1,117 @@
+"""`offnominal check`: everything `run` relies on, a tick or the reason and the remedy for each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+
+from consumers.diagnose import diagnose
+from consumers.errors import AuthenticationFailed, BrokerUnavailable, NotAuthorised, StreamError, TlsFailed
+from consumers.stream import Window
+from detector.commands import connect, print_json
+from detector.config import DetectorSettings
+from detector.errors import OffnominalError, SettingsError
+from detector.loading import load
+from detector.store import Store
+
+_REMEDIES: dict[type[Exception], str] = {
+    BrokerUnavailable: "Start the broker, or mend kafka.bootstrap.",
+    AuthenticationFailed: "Mend kafka.security.username, password or mechanism.",
+    TlsFailed: "Mend kafka.security.ca_file or protocol, or take the address that the certificate names.",
+    NotAuthorised: "Ask for the right on that resource: Read on topics and group, Write on alerts and dead letters.",
+}
+
+
+class Check(NamedTuple):
+    """One thing looked at; `ok` is None where it could not be looked at because of an earlier one."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def run_checks(config: Path, *, as_json: bool) -> int:
+    """Prints all checks. The exit code is 0 when `run` would work."""
+    found = list(checks(config))
+    if as_json:
+        print_json(json.dumps([check._asdict() for check in found]))
+    else:
+        for check in found:
+            _show(check)
+    return 0 if all(check.ok for check in found) else 1
+
+
+def checks(config: Path) -> Iterator[Check]:
+    """Looks at settings, broker, topics, store and model, in the order in which one needs the other."""
+    try:
+        settings = load(config)
+    except SettingsError as error:
+        yield Check("settings", False, str(error), "Mend the settings file; configs/reference.yaml shows every key.")
+        return
+    yield Check("settings", True, f"{config} describes detector '{settings.name}'")
+    broker = _attempt("broker", lambda: _reach(settings), "")
+    yield broker
+    for name, topics, remedy in (
+        ("topics to read", settings.stream.topics, "Create it, or mend stream.topics; `run` waits for it."),
+        ("topics to write", [settings.alerts.topic, settings.dead_letter_topic], "`run` creates it where it may."),
+    ):
+        if broker.ok:
+            yield _attempt(name, partial(_topics, settings, topics), remedy)
+        else:
+            yield Check(name, None, "not looked at: the broker is not reached")
+    store = Store(settings.store.url, settings.name)
+    yield _attempt("store", lambda: _writable(store), "Mend store.url, or the rights on it.")
+    yield _attempt("model", lambda: _model(store, settings), "Run `offnominal train`, or set training.on_start: true.")
+
+
+def _attempt(name: str, look: Callable[[], str], remedy: str) -> Check:
+    try:
+        return Check(name, True, look())
+    except (OffnominalError, StreamError) as error:
+        return Check(name, False, str(error), _REMEDIES.get(type(error), remedy))
+
+
+def _reach(settings: DetectorSettings) -> str:
+    if (trouble := diagnose(settings.kafka)) is not None:
+        raise trouble
+    user = settings.kafka.security.username
+    return f"{settings.kafka.bootstrap} answers" + (f" and accepts user '{user}'" if user else "")
+
+
+def _topics(settings: DetectorSettings, topics: list[str]) -> str:
+    broker = connect(settings)
+    there = broker.partitions(topics)
+    if missing := sorted(set(topics) - set(there)):
+        raise SettingsError(f"topic {', '.join(missing)} is not there")
+    for _ in broker.read(topics, Window(records=0)):
+        pass
+    return ", ".join(f"{topic} ({count} partition{'s' * (count > 1)})" for topic, count in there.items())
+
+
+def _writable(store: Store) -> str:
+    store.check_writable()
+    return f"{store.url} can be written"
+
+
+def _model(store: Store, settings: DetectorSettings) -> str:
+    if (version := store.champion()) is None:
+        if settings.training.on_start:
+            return "none yet; `run` trains the first one"
+        raise OffnominalError(f"the store holds no version of '{settings.name}'")
+    bundle = store.load(version)
+    return f"{version} ({', '.join(bundle.models)}) loads"
+
+
+def _show(check: Check) -> None:
+    mark = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]·[/]"}[check.ok]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{mark} [bold]{check.name}[/] {escape(check.detail)}")
+    if check.remedy and not check.ok:
+        console.print(f"  → {escape(check.remedy)}")

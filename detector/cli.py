@@ -1,0 +1,144 @@
+"""The command `offnominal`. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detector import __version__
+
+app = typer.Typer(
+    name="offnominal",
+    help="Anomaly detection on Kafka streams that keeps the false-alarm budget you state.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take half of the time that --help may take
+)
+models = typer.Typer(help="Trained versions: list, show, promote, roll back.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="Settings file of the detector.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+
+
+def main() -> None:
+    """Runs the command line.
+
+    Errors that name their cause are shown without a traceback; exit code 2 means settings to mend.
+    """
+    from consumers.errors import StreamError
+    from detector.errors import OffnominalError, SettingsError
+
+    try:
+        app()
+    except (OffnominalError, StreamError) as error:
+        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, help="How long the live half of the recording is stretched.")] = 30,
+    json: Json = False,
+    bootstrap: Annotated[str | None, typer.Option(help="A broker to use instead of an embedded one.")] = None,
+    report: Annotated[Path, typer.Option(help="Where the report is written.")] = Path("offnominal-report.html"),
+) -> None:
+    """See it work: a local broker, a real server's telemetry, training, live detection, a report."""
+    from detector.demo.run import demonstrate
+
+    demonstrate(seconds=seconds, as_json=json, bootstrap=bootstrap, report=report)
+
+
+@app.command()
+def init(
+    source: Annotated[str, typer.Argument(help="A topic, or a Parquet, CSV or NDJSON file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Settings file to write.")] = Path("offnominal.yaml"),
+    bootstrap: Annotated[str, typer.Option(help="Address of the broker.")] = "localhost:9092",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the settings file.")] = False,
+) -> None:
+    """Look at a topic or a file and write a commented settings file."""
+    from detector.init import write_settings
+
+    write_settings(source, output, bootstrap=bootstrap, force=force)
+
+
+@app.command()
+def check(config: Config, json: Json = False) -> None:
+    """Check settings, broker, topics, store and model: a tick or the reason and the remedy for each."""
+    from detector.check import run_checks
+
+    raise typer.Exit(run_checks(config, as_json=json))
+
+
+@app.command()
+def train(config: Config, json: Json = False) -> None:
+    """Fit a version from files or from the topics, and make it champion if it is sound."""
+    from detector.commands import train_version
+
+    raise typer.Exit(train_version(config, as_json=json))
+
+
+@app.command()
+def run(
+    config: Config,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Score and print alerts; publish nothing.")] = False,
+) -> None:
+    """Run the daemon until SIGTERM or Ctrl-C."""
+    from detector.commands import run_daemon
+
+    run_daemon(config, dry_run=dry_run)
+
+
+@app.command()
+def alerts(
+    config: Config,
+    json: Json = False,
+    last: Annotated[int, typer.Option(min=0, help="Begin with so many alerts of the past.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with new alerts until Ctrl-C.")] = True,
+) -> None:
+    """Follow the alert topic."""
+    from detector.commands import follow_alerts
+
+    follow_alerts(config, as_json=json, last=last, follow=follow)
+
+
+@models.command("list")
+def models_list(config: Config, json: Json = False) -> None:
+    """All versions, oldest first; the champion is marked."""
+    from detector.commands import list_versions
+
+    list_versions(config, as_json=json)
+
+
+@models.command("show")
+def models_show(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
+    """The manifest of one version, as JSON."""
+    from detector.commands import show_version
+
+    show_version(config, version)
+
+
+@models.command("promote")
+def models_promote(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
+    """Make a version champion; running daemons take it up by themselves."""
+    from detector.commands import promote_version
+
+    promote_version(config, version)
+
+
+@models.command("rollback")
+def models_rollback(config: Config) -> None:
+    """Make the champion's predecessor champion again."""
+    from detector.commands import roll_back
+
+    roll_back(config)

@@ -1,0 +1,330 @@
+"""All settings of one detector, declared: what each key is for, its default, and what it may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
+
+from croniter import CroniterError, croniter
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from consumers.fields import join_path, split_path
+from consumers.settings import KafkaSettings, Settings
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?\s*", value)
+    if match is None:
+        raise ValueError(f"Expected a number and a unit out of {', '.join(_UNITS)}, like 5m")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _duration(seconds: float) -> str:
+    unit = next(unit for unit in reversed(_UNITS) if seconds % _UNITS[unit] == 0 or unit == "ms")
+    return f"{seconds / _UNITS[unit]:.15g}{unit}"
+
+
+def _time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("Expected a time zone like Europe/Berlin or UTC") from error
+    return name
+
+
+def _field_path(path: str) -> str:
+    split_path(path)
+    return path
+
+
+def _form(features: object) -> str:
+    return "list" if isinstance(features, list) else "auto"
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, allow_inf_nan=False),
+    PlainSerializer(_duration, return_type=str, when_used="json"),
+]
+"""Seconds; written like `90s`, `5m`, `7d`."""
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+
+Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
+
+FieldPath = Annotated[str, AfterValidator(_field_path)]
+
+FeatureKind = Literal["numeric", "counter", "categorical", "flag", "calendar"]
+
+
+class StreamSettings(Settings):
+    """The records to watch."""
+
+    topics: Annotated[list[Topic], Field(min_length=1)]
+    """Topics to read."""
+    entity: FieldPath | None = None
+    """Field that names what a record is about (a machine, a user): each has its own windows and incidents.
+    Without it the whole topic is one."""
+    timestamp: FieldPath | None = None
+    """Field with the time of the event: epoch number or ISO 8601.
+    Without it, or where a record lacks it, the broker's timestamp counts."""
+
+
+class FeatureSettings(Settings):
+    """One field of a record and how a model sees it. In the file, a bare name means a numeric feature."""
+
+    name: FieldPath
+    """Path of the field; `a.b` is field b of object a, `a\\.b` the field a.b.
+    For calendar features `hour` or `weekday` of the event's time."""
+    kind: FeatureKind = "numeric"
+    """numeric; counter (ever growing, turned into a rate per second, resets handled); categorical; flag (true or
+    false); calendar."""
+    transform: Literal["log1p", "diff"] | None = None
+    """log1p: sign(x)·ln(1+|x|), for numbers over many magnitudes. diff: change since the entity's previous record."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.kind == "calendar" and self.name not in ("hour", "weekday"):
+            raise ValueError(f"calendar feature '{self.name}': name is one of hour, weekday")
+        if self.transform and self.kind not in ("numeric", "counter"):
+            raise ValueError(f"feature '{self.name}' of kind {self.kind} takes no transform, got '{self.transform}'")
+        if self.transform == "diff" and self.kind == "counter":
+            raise ValueError(
+                f"feature '{self.name}' of kind counter is a difference already: leave out transform: diff"
+            )
+        return self
+
+
+class WindowSettings(Settings):
+    """How much of an entity's past a model sees."""
+
+    length: int = Field(default=2, ge=1, le=256)
+    """Records of one entity that are scored together: the newest and length - 1 before it."""
+    max_entities: int = Field(default=100_000, ge=1)
+    """Entities remembered per partition; beyond it the one not seen for longest is forgotten."""
+
+
+class GaussianMixtureSettings(Settings):
+    """Gaussian mixture, fitted by expectation-maximisation."""
+
+    type: Literal["gmm"]
+    """Says that this is a Gaussian mixture."""
+    components: int | None = Field(default=None, ge=1, le=256)
+    """Number of components; chosen by BIC up to `max_components` where none is given."""
+    max_components: int = Field(default=8, ge=1, le=256)
+    """Largest number of components tried."""
+    covariance: Literal["full", "diag", "tied"] = "full"
+    """Shape of the covariances."""
+
+
+class VariationalAutoencoderSettings(Settings):
+    """Variational autoencoder, trained on the evidence lower bound."""
+
+    type: Literal["vae"]
+    """Says that this is a variational autoencoder."""
+    latent: int = Field(default=8, ge=1, le=1024)
+    """Dimensions of the latent space."""
+    hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [64, 32]
+    """Widths of the encoder's layers; the decoder mirrors them."""
+    score: Literal["nll", "reconstruction"] = "nll"
+    """nll: importance-weighted bound on the negative log-likelihood. reconstruction: negative log-likelihood of the
+    record given its own encoding."""
+    epochs: int = Field(default=100, ge=1)
+    """Most passes over the training rows; training stops earlier when held-back rows stop gaining."""
+
+
+ModelSettings = Annotated[GaussianMixtureSettings | VariationalAutoencoderSettings, Field(discriminator="type")]
+
+
+class TrainingSettings(Settings):
+    """Where training records come from, and when."""
+
+    files: list[str] = []
+    """Parquet, CSV or NDJSON files (globs) to train on, instead of the topics."""
+    records: int | None = Field(default=None, ge=1)
+    """Train on the last so many records of the topics; 100,000 where neither this nor `window` is given."""
+    window: Duration | None = None
+    """Train on the records of the last so much time instead."""
+    calibration_share: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the training records, the newest, that no model sees: they calibrate its scores."""
+    on_start: bool = False
+    """Whether `run` trains first when the store holds no version."""
+    min_records: int = Field(default=500, ge=50)
+    """Fewest records to train on; with on_start, `run` waits for them."""
+    schedule: str | None = None
+    """Cron expression of retraining, like `0 3 * * *`."""
+    timezone: TimeZone = "UTC"
+    """Time zone of the schedule."""
+    timeout: Duration = 3600.0
+    """Longest a scheduled training may take before it is ended."""
+    seed: int = 0
+    """Seed of everything random in a training."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, schedule: str | None) -> str | None:
+        if schedule is None:
+            return None
+        expected = "Expected minute, hour, day, month, weekday of a time that comes, like 0 3 * * *"
+        if schedule is not None and len(schedule.split()) not in (1, 5):  # one: @daily; six would have seconds
+            raise ValueError(expected)
+        try:
+            if schedule is not None:
+                croniter(schedule, 0.0).get_next()  # 31 February can be read, but never comes
+        except CroniterError as error:
+            raise ValueError(expected) from error
+        return schedule
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if sum((bool(self.files), self.records is not None, self.window is not None)) > 1:
+            raise ValueError("files, records and window exclude one another: give one")
+        return self
+
+
+class AlertSettings(Settings):
+    """The budget, and what becomes of records beyond it."""
+
+    topic: Topic
+    """Topic that alerts are published to."""
+    rate: float = Field(default=0.001, gt=0.0, le=0.2)
+    """False alarms that are bearable, as a share of all records."""
+    quiet_for: Duration = 300.0
+    """An incident is resolved when its entity has reported for so long without crossing the level."""
+    max_reasons: int = Field(default=5, ge=1, le=100)
+    """Most features named in an alert."""
+
+
+class DeadLetterSettings(Settings):
+    """Where records go that cannot be scored."""
+
+    topic: Topic | None = None
+    """Topic of dead letters; `<alert topic>-dead-letters` where none is given."""
+    max_bytes: int = Field(default=900_000, ge=1_000)
+    """Larger values are cut to this size, and their SHA-256 is put in a header."""
+
+
+class StoreSettings(Settings):
+    """Where trained versions are kept."""
+
+    url: str = "store"
+    """A folder, or any fsspec URL."""
+    poll: Duration = 10.0
+    """How often a running daemon looks whether another version has become champion."""
+
+
+class BatchSettings(Settings):
+    """How many records are taken at once."""
+
+    max_records: int = Field(default=16_384, ge=1)
+    """Most records in a batch."""
+    max_wait: Duration = 0.2
+    """Longest a record waits for others (seconds)."""
+
+
+class WebSettings(Settings):
+    """Health and metrics over HTTP."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8686, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and logs it."""
+    enabled: bool = True
+    """Whether to serve at all."""
+
+
+class DetectorSettings(Settings):
+    """One detector: a stream, what to look at, and how many false alarms are bearable."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Names the detector in alerts, the store and the consumer group."""
+    kafka: KafkaSettings
+    """The broker."""
+    stream: StreamSettings
+    """The records to watch."""
+    features: Annotated[
+        Annotated[Literal["auto"], Tag("auto")] | Annotated[list[FeatureSettings], Field(min_length=1), Tag("list")],
+        Discriminator(_form),
+    ] = "auto"
+    """What a model sees of a record; `auto` infers names and kinds from the training records."""
+    window: WindowSettings = WindowSettings()
+    """How much of an entity's past a model sees."""
+    models: Annotated[list[ModelSettings], Field(min_length=1)] = [GaussianMixtureSettings(type="gmm")]
+    """Models to fit; with several, their calibrated scores combine to one decision under one budget."""
+    training: TrainingSettings = TrainingSettings()
+    """Where training records come from, and when."""
+    alerts: AlertSettings
+    """The budget, and what becomes of records beyond it."""
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    """Where records go that cannot be scored."""
+    store: StoreSettings = StoreSettings()
+    """Where trained versions are kept."""
+    batch: BatchSettings = BatchSettings()
+    """How many records are taken at once."""
+    web: WebSettings = WebSettings()
+    """Health and metrics over HTTP."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where models run; auto takes a GPU where there is one."""
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _bare_names(cls, features: object) -> object:
+        if isinstance(features, list):
+            return [{"name": feature} if isinstance(feature, str) else feature for feature in features]
+        if features != "auto":
+            raise ValueError("Expected auto or a list of fields")
+        return features
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if isinstance(self.features, list):
+            self._check_fields(self.features)
+        types = [model.type for model in self.models]
+        if repeated := sorted({type_ for type_ in types if types.count(type_) > 1}):
+            raise ValueError(f"models hold {', '.join(repeated)} more than once")
+        if self.alerts.topic in self.stream.topics or self.dead_letter_topic in (
+            *self.stream.topics,
+            self.alerts.topic,
+        ):
+            raise ValueError("topics of records, alerts and dead letters must differ")
+        return self
+
+    def _check_fields(self, features: Sequence[FeatureSettings]) -> None:
+        """Each field has one role, and none lies within another."""
+        names = [feature.name for feature in features]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"features name {', '.join(repeated)} more than once")
+        kinds = {feature.name: feature.kind for feature in features if feature.kind != "calendar"}
+        if self.stream.timestamp in kinds:
+            raise ValueError(f"field '{self.stream.timestamp}' is stream.timestamp: it cannot be a feature")
+        if self.stream.entity in kinds and kinds[self.stream.entity] != "categorical":
+            raise ValueError(f"field '{self.stream.entity}' is stream.entity: as a feature it must be categorical")
+        if self.stream.entity is not None and self.stream.entity == self.stream.timestamp:
+            raise ValueError(f"field '{self.stream.entity}' is both stream.entity and stream.timestamp")
+        paths = {tuple(split_path(path)) for path in (*kinds, self.stream.entity, self.stream.timestamp) if path}
+        if within := sorted(path for path in paths for end in range(1, len(path)) if path[:end] in paths):
+            raise ValueError(f"field '{join_path(within[0])}' lies within another one that is used: leave one out")
+
+    @property
+    def group(self) -> str:
+        return self.kafka.group or f"offnominal-{self.name}"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return self.dead_letters.topic or f"{self.alerts.topic}-dead-letters"

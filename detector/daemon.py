@@ -1,0 +1,182 @@
+"""The loop: poll, process, publish; and around it what comes before, between and after."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+
+import structlog
+
+from consumers.batch import Partition, RawBatch
+from consumers.errors import Retry
+from consumers.stream import Broker, Stream
+from detector.bundle import Bundle
+from detector.config import DetectorSettings
+from detector.errors import NotEnoughRows, TrainingError
+from detector.health import Health
+from detector.lifecycle import ChampionWatch, Schedule, Trainer
+from detector.metrics import Metrics
+from detector.pipeline import Outcome, Pipeline
+from detector.store import Store
+from detector.training import train
+from detector.training_data import gather
+
+log = structlog.get_logger()
+
+Observer = Callable[[RawBatch, Outcome], None]
+"""Told of each batch after it has been published. Runs in the loop: must be quick and must not raise."""
+
+LOOK_AGAIN_S = 2.0
+"""How often a missing topic, or records to train on, are looked for (seconds)."""
+RETRY_S = (0.5, 30.0)
+"""First and longest pause before a new connection (seconds); doubled in between."""
+
+
+class Daemon:
+    """One detector at work. `run` blocks until `stop` is called from another thread or a signal handler."""
+
+    def __init__(
+        self,
+        settings: DetectorSettings,
+        broker: Broker,
+        *,
+        training_command: Sequence[str] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.health = Health()
+        self.metrics = Metrics(settings.name, settings.alerts.rate)
+        self._settings = settings
+        self._broker = broker
+        self._store = Store(settings.store.url, settings.name)
+        self._observers = (self.metrics.observe, *observers)
+        self._schedule = Schedule(settings.training, datetime.now(UTC))
+        self._trainer = Trainer(training_command, settings.training.timeout)
+        self._owned: set[Partition] = set()
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Asks the loop to end after the batch it is at."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Serves until stopped. Raises `consumers.errors.Stop` or `OffnominalError` where going on makes no sense."""
+        self._await_topics()
+        bundle = self._first_bundle()
+        if bundle is None:
+            return
+        pipeline = Pipeline(self._settings, bundle)
+        self.metrics.serving(bundle.version)
+        watch = ChampionWatch(self._store, bundle.version, self._settings.store.poll)
+        pause = RETRY_S[0]
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._join_and_serve(pipeline, watch, bundle)
+                except Retry as error:
+                    self.health.enter("retrying", str(error))
+                    log.warning("stream lost, joining again", error=str(error), pause_s=pause)
+                    pipeline.reset()
+                    self._stopping.wait(pause)
+                    pause = min(2 * pause, RETRY_S[1])
+                else:
+                    pause = RETRY_S[0]
+        finally:
+            self.health.enter("stopping")
+            watch.stop()
+            self._trainer.stop()
+        log.info("stopped")
+
+    def _await_topics(self) -> None:
+        """Waits for the topics to read, and creates those to write where they are not there."""
+        topics = self._settings.stream.topics
+        while not self._stopping.is_set():
+            try:
+                missing = sorted(set(topics) - set(self._broker.partitions(topics)))
+                if not missing:
+                    self._broker.create_topics({self._settings.alerts.topic: 1, self._settings.dead_letter_topic: 1})
+                    return
+                detail = f"topic {', '.join(missing)} is not there yet"
+            except Retry as error:
+                detail = str(error)
+            if self.health.alive().detail != detail:
+                log.warning("waiting", reason=detail)
+            self.health.enter("waiting", detail)
+            self._stopping.wait(LOOK_AGAIN_S)
+
+    def _first_bundle(self) -> Bundle | None:
+        """The champion; trains the first one where there is none and the settings say so."""
+        if (version := self._store.champion()) is not None:
+            return self._store.load(version)
+        if not self._settings.training.on_start:
+            raise TrainingError(
+                f"The store {self._settings.store.url} holds no version of '{self._settings.name}'. "
+                "Run `offnominal train`, or set training.on_start: true."
+            )
+        while not self._stopping.is_set():
+            self.health.enter("training", "first version")
+            try:
+                return self._train_first()
+            except (NotEnoughRows, Retry) as error:
+                log.warning("waiting for records to train on", reason=str(error))
+                self.health.enter("waiting", str(error))
+                self._stopping.wait(LOOK_AGAIN_S)
+        return None
+
+    def _train_first(self) -> Bundle:
+        started = datetime.now(UTC)
+        data = gather(self._settings, self._broker, now_ms=round(started.timestamp() * 1000))
+        bundle = train(data, self._settings, created=started)
+        if not bundle.manifest.verdict.sound:
+            log.warning("the first version serves for want of a better one", reasons=bundle.manifest.verdict.reasons)
+        self._store.save(bundle)
+        self._store.promote(bundle.version)
+        log.info("trained", version=bundle.version, records=bundle.manifest.data.records)
+        return bundle
+
+    def _join_and_serve(self, pipeline: Pipeline, watch: ChampionWatch, first: Bundle) -> None:
+        self.health.enter("joining")
+        self._owned.clear()
+        begin = first.manifest.data.end_positions()
+        with closing(self._broker.stream(self._settings.stream.topics, begin)) as stream:
+            log.info("joined", group=self._settings.group, version=pipeline.version)
+            self.health.enter("serving")
+            while not self._stopping.is_set():
+                if (challenger := watch.take()) is not None:
+                    pipeline.adopt(challenger)
+                    self.metrics.serving(challenger.version)
+                    log.info("another version serves", version=challenger.version)
+                self._turn(stream, pipeline)
+                self._retrain_if_due()
+
+    def _turn(self, stream: Stream, pipeline: Pipeline) -> None:
+        """One batch: everything that comes of it is published at once, or none of it."""
+        batch = stream.poll(self._settings.batch.max_records, self._settings.batch.max_wait)
+        self._owned = (self._owned - batch.revoked) | batch.assigned.keys()
+        self.health.turn()
+        if batch.assigned or batch.revoked:
+            log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
+        started = time.monotonic()
+        outcome = pipeline.process(batch)
+        if not len(batch):
+            return
+        stream.publish(outcome.messages, outcome.positions)
+        self.metrics.took(time.monotonic() - started, time.time())
+        self.metrics.gauge("entities").set(pipeline.entities)
+        self.metrics.gauge("evicted_entities").set(pipeline.evicted)
+        for observe in self._observers:
+            observe(batch, outcome)
+
+    def _retrain_if_due(self) -> None:
+        """Starts a training on schedule where this replica owns the first partition, and says how one ended."""
+        if (result := self._trainer.poll(time.monotonic())) is not None:
+            self.metrics.counter("trainings", result).inc()
+            tell = log.info if result == "promoted" else log.warning
+            tell("training ended", result=result)
+        if not self._schedule.due(datetime.now(UTC)) or self._trainer.running:
+            return
+        if Partition(self._settings.stream.topics[0], 0) in self._owned:
+            log.info("training starts")
+            self._trainer.start(time.monotonic())

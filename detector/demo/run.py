@@ -1,0 +1,211 @@
+"""The demo from start to end: broker, first half, training, daemon, second half live, report."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from consumers.batch import Message
+from consumers.embedded import embedded_broker
+from consumers.kafka_python import KafkaPythonBroker
+from consumers.producer import Producer
+from consumers.stream import Broker
+from detector import logs
+from detector.commands import print_json, progress_shown, stopped_by_signals
+from detector.config import DetectorSettings
+from detector.daemon import Daemon
+from detector.demo.recording import MACHINE, Recording, load_recording
+from detector.demo.report import write_report
+from detector.demo.tally import Tally
+from detector.demo.view import render
+from detector.errors import OffnominalError, SettingsError
+from detector.loading import parse
+from detector.store import Store
+from detector.training import train
+from detector.training_data import gather
+
+TICK_S = 0.1
+"""How often records are sent and the view is drawn (seconds)."""
+GRACE_S = 60.0
+"""How long the daemon may take to catch up after the last record was sent (seconds)."""
+
+
+def demonstrate(*, seconds: float, as_json: bool, bootstrap: str | None, report: Path) -> None:
+    """Runs the demo; prints a live view and a summary, or with `as_json` one JSON object last."""
+    logs.configure("warning")
+    started = time.monotonic()
+    console = Console(stderr=True, quiet=as_json)
+    recording = load_recording()
+    stopping = threading.Event()
+    place = nullcontext(bootstrap) if bootstrap else embedded_broker()
+    with stopped_by_signals(stopping.set), tempfile.TemporaryDirectory(prefix="offnominal-") as folder:
+        console.print("Starting a local broker …" if bootstrap is None else f"Using the broker at {bootstrap} …")
+        with place as address:
+            settings = demo_settings(address, recording, Path(folder))
+            tally = Tally(recording)
+            play(settings, recording, tally, seconds=seconds, stopping=stopping, console=console)
+    took = time.monotonic() - started
+    summary = summarise(tally, settings, took)
+    write_report(report, tally, settings, summary)
+    if as_json:
+        print_json(json.dumps(summary))
+    else:
+        _tell(Console(), summary, report)
+
+
+def demo_settings(bootstrap: str, recording: Recording, folder: Path) -> DetectorSettings:
+    """The settings file of the demo, as a user would write it."""
+    return parse(
+        {
+            "name": MACHINE,
+            "kafka": {"bootstrap": bootstrap},
+            "stream": {"topics": ["server-telemetry"], "entity": "machine", "timestamp": "time"},
+            "features": list(recording.metrics),
+            "models": [{"type": "gmm"}, {"type": "vae"}],
+            "training": {"records": recording.half},
+            "alerts": {"topic": "server-alerts", "rate": 0.01, "quiet_for": "10m"},
+            "store": {"url": str(folder / "store")},
+            "web": {"enabled": False},
+        },
+        origin="demo settings",
+    )
+
+
+def play(
+    settings: DetectorSettings,
+    recording: Recording,
+    tally: Tally,
+    *,
+    seconds: float,
+    stopping: threading.Event,
+    console: Console,
+) -> None:
+    """Sends the first half, trains on it, then has a daemon score the second half as it is sent."""
+    broker = KafkaPythonBroker(settings.kafka, group=settings.group, client_id="offnominal-demo")
+    topic = settings.stream.topics[0]
+    if there := broker.partitions([topic, settings.alerts.topic]):
+        raise SettingsError(
+            f"Topic {', '.join(there)} is on {settings.kafka.bootstrap} already: the demo wants to make it."
+        )
+    broker.create_topics({topic: 1})
+    with Producer(settings.kafka, client_id="offnominal-demo") as producer:
+        console.print(f"Sending {recording.half:,} records of normal operation to topic {topic} …")
+        send = _sender(producer, topic, recording)
+        send(0, recording.half)
+        producer.flush()
+        console.print("Training on the topic …")
+        with progress_shown() if not console.quiet else nullcontext(lambda fraction, message: None) as progress:
+            started = datetime.now(UTC)
+            data = gather(settings, broker, now_ms=round(started.timestamp() * 1000), progress=progress)
+            bundle = train(data, settings, created=started, progress=progress)
+        store = Store(settings.store.url, settings.name)
+        store.save(bundle)
+        store.promote(bundle.version)
+        if stopping.is_set():
+            return
+        total = len(recording.values) - recording.half
+        with _working(settings, broker, tally) as ended:
+            pace = total / seconds
+            with _live(console, tally, settings, total):
+                _stream(send, recording, tally, pace, stopping, ended)
+
+
+def summarise(tally: Tally, settings: DetectorSettings, seconds: float) -> dict[str, Any]:
+    """The demo in figures.
+
+    `realised_rate` is the share of scored records outside labelled events that cross the level.
+    """
+    intervals = tally.intervals()
+    return {
+        "records": tally.records,
+        "scored": tally.scored,
+        "dead_letters": tally.dead_letters,
+        "incidents": len(intervals),
+        "events": len(tally.events()),
+        "events_found": len(tally.events_found(intervals)),
+        "promised_rate": settings.alerts.rate,
+        "realised_rate": round(tally.realised_rate(), 5),
+        "model": "+".join(model.type for model in settings.models),
+        "version": tally.version,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _sender(producer: Producer, topic: str, recording: Recording) -> Callable[[int, int], None]:
+    def send(start: int, stop: int) -> None:
+        for value in recording.records(start, stop):
+            producer.send(Message(topic, MACHINE.encode(), value))
+
+    return send
+
+
+@contextmanager
+def _working(settings: DetectorSettings, broker: Broker, tally: Tally) -> Iterator[Future[None]]:
+    """A daemon in a thread for as long as the context lasts; what it dies of is raised at the end of it."""
+    daemon = Daemon(settings, broker, observers=[tally.observe])
+    with ThreadPoolExecutor(1, thread_name_prefix="daemon") as executor:
+        ended = executor.submit(daemon.run)
+        try:
+            yield ended
+        finally:
+            daemon.stop()
+        ended.result()
+
+
+@contextmanager
+def _live(console: Console, tally: Tally, settings: DetectorSettings, total: int) -> Iterator[None]:
+    if not console.is_terminal or console.quiet:
+        yield
+        return
+    with Live(
+        get_renderable=lambda: render(tally, settings, total, console.width),
+        console=console,
+        refresh_per_second=1 / TICK_S,
+        transient=True,
+    ):
+        yield
+
+
+def _stream(
+    send: Callable[[int, int], None],
+    recording: Recording,
+    tally: Tally,
+    pace: float,
+    stopping: threading.Event,
+    ended: Future[None],
+) -> None:
+    """Sends the second half at `pace` records a second, then waits until all of it has an outcome."""
+    started, sent, last = time.monotonic(), recording.half, len(recording.values)
+    deadline = started + (last - sent) / pace + GRACE_S
+    while not ended.done() and not stopping.wait(TICK_S) and tally.records < last - recording.half:
+        due = min(last, recording.half + int(pace * (time.monotonic() - started)))
+        if due > sent:
+            send(sent, due)
+            sent = due
+        if time.monotonic() > deadline:
+            raise OffnominalError(
+                f"{tally.records:,} of {last - recording.half:,} records scored in time. Is the broker slow?"
+            )
+
+
+def _tell(console: Console, summary: dict[str, Any], report: Path) -> None:
+    console.print(
+        f"\n[bold]{summary['scored']:,}[/] records scored by {summary['model']} in {summary['seconds']} s all in all, "
+        f"{summary['dead_letters']} dead letters\n"
+        f"[bold]{summary['events_found']} of {summary['events']}[/] labelled events found, "
+        f"{summary['incidents']} incidents\n"
+        f"false alarms promised [bold]{summary['promised_rate']:.2%}[/] of normal records, "
+        f"realised [bold]{summary['realised_rate']:.2%}[/]\n"
+        f"Report: [bold]{report}[/]"
+    )

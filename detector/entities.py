@@ -1,0 +1,100 @@
+"""Which slot of a bounded table each record's entity has; the entity not seen for longest gives way to a new one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from itertools import compress, repeat
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Visits(NamedTuple):
+    """Where the entities of n records live.
+
+    A slot may change hands within a batch: `fresh` marks each record at which an entity is met for the first time, or
+    again after it was forgotten. `order` sorts the records by slot and keeps their sequence within it; `first` (in that
+    order) marks where a run of one entity begins.
+    """
+
+    slot: NDArray[np.int64]
+    fresh: NDArray[np.bool_]
+    order: NDArray[np.int64]
+    first: NDArray[np.bool_]
+
+    def before(self) -> NDArray[np.int64]:
+        """The row of each record's predecessor of the same entity within the batch, -1 where there is none."""
+        before = np.full(len(self.slot), -1, dtype=np.int64)
+        follows = ~self.first[1:]
+        before[self.order[1:][follows]] = self.order[:-1][follows]
+        return before
+
+    def last(self) -> NDArray[np.int64]:
+        """The row of the last record in each slot."""
+        slot = self.slot[self.order]
+        ends = np.ones(len(slot), dtype=np.bool_)
+        ends[:-1] = slot[1:] != slot[:-1]
+        return self.order[ends]
+
+
+class EntityTable:
+    """Slots 0, 1, 2, … of at most `max_entities` entities, exactly least-recently-seen first out, record by record:
+    where a batch ends makes no difference."""
+
+    def __init__(self, max_entities: int) -> None:
+        self.evicted = 0
+        self._max_entities = max_entities
+        self._slots: OrderedDict[str, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def locate(self, entities: NDArray[np.object_]) -> Visits:
+        """Slots of the entities of n > 0 records, given in the order in which they came."""
+        names: list[str] = entities.tolist()
+        slot = self._known(names)
+        unknown = slot < 0
+        fresh = np.zeros(len(names), dtype=np.bool_)
+        if unknown.any():
+            newcomers = dict.fromkeys(compress(names, unknown.tolist()))
+            if len(self) + len(newcomers) > self._max_entities:
+                return _visits(*self._one_by_one(names))
+            self._slots.update(zip(newcomers, range(len(self), len(self) + len(newcomers)), strict=True))
+            slot = self._known(names)
+            rows = np.flatnonzero(unknown)
+            fresh[rows[np.unique(slot[rows], return_index=True)[1]]] = True
+        deque(map(self._slots.move_to_end, names), maxlen=0)
+        return _visits(slot, fresh)
+
+    def _known(self, names: list[str]) -> NDArray[np.int64]:
+        return np.fromiter(map(self._slots.get, names, repeat(-1)), dtype=np.int64, count=len(names))
+
+    def _one_by_one(self, names: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """For batches that bring more entities than there is room for: who gives way depends on the exact sequence."""
+        slot = np.empty(len(names), dtype=np.int64)
+        fresh = np.zeros(len(names), dtype=np.bool_)
+        for row, name in enumerate(names):
+            found = self._slots.get(name)
+            if found is None:
+                found = self._slots[name] = self._vacate()
+                fresh[row] = True
+            else:
+                self._slots.move_to_end(name)
+            slot[row] = found
+        return slot, fresh
+
+    def _vacate(self) -> int:
+        if len(self) < self._max_entities:
+            return len(self)
+        self.evicted += 1
+        return self._slots.popitem(last=False)[1]
+
+
+def _visits(slot: NDArray[np.int64], fresh: NDArray[np.bool_]) -> Visits:
+    order = np.argsort(slot, kind="stable")
+    arranged = slot[order]
+    first = fresh[order]
+    first[0] = True
+    first[1:] |= arranged[1:] != arranged[:-1]
+    return Visits(slot, fresh, order, first)

@@ -1,0 +1,35 @@
+"""What can go wrong apart from the broker (`consumers.errors`), by what to do about it.
+
+OffnominalError
+├── SettingsError      a setting is wrong: nothing starts
+├── TrainingError      no sound model came of it: the one in service stays
+│   └── NotEnoughRows      says how many there were and how many are needed
+├── BundleError        a stored version is damaged, or made for something else: the one in service stays
+└── StoreError         the model store cannot be read or written
+"""
+
+from __future__ import annotations
+
+
+class OffnominalError(Exception):
+    """Root of the project's own errors. The message names the thing, its value and what was wanted."""
+
+
+class SettingsError(OffnominalError):
+    """A setting is wrong."""
+
+
+class TrainingError(OffnominalError):
+    """No sound model came of a training."""
+
+
+class NotEnoughRows(TrainingError):
+    """Too few rows for what was asked of them."""
+
+
+class BundleError(OffnominalError):
+    """A stored version is damaged or does not fit."""
+
+
+class StoreError(OffnominalError):
+    """The model store cannot be read or written."""

@@ -1,0 +1,227 @@
+"""Columns -> the float32 matrix that models see, and back to words for an alert's reasons.
+
+`FeatureEncoder` puts the parts of all features (`detector.parts`) side by side and adds what belongs to all of them:
+marks of missing fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consumers.batch import Columns, Schema
+from detector.config import FeatureSettings
+from detector.entities import EntityTable
+from detector.parts import PARTS, Part, Previous, Value, remembered
+from models.base import Block, Layout
+
+MISSING_FIELDS = "missing fields"
+"""Feature of the column that is 1 where a field is missing that never was in training."""
+
+
+class FeatureReason(NamedTuple):
+    """A feature's part in a record's score, in the user's units; None stands for a missing field."""
+
+    feature: str
+    observed: Value
+    expected: Value
+    share: float
+
+
+def fields(features: Sequence[FeatureSettings], entity: str | None, timestamp: str | None) -> Schema:
+    """What a decoder must take out of a record for these features."""
+    numbers = tuple(feature.name for feature in features if feature.kind in ("numeric", "counter", "flag"))
+    texts = tuple(feature.name for feature in features if feature.kind == "categorical")
+    return Schema(numbers, texts, entity, timestamp)
+
+
+@dataclass(frozen=True)
+class FeatureEncoder:
+    """The features of one trained version, fitted and unchanging. All arithmetic is element by element: a record's
+    columns do not depend on the batch it came in.
+
+    The columns are each part's own, followed by a mark (binary, of the same feature) where the field was missing in
+    some training record, and at the end one shared column, `MISSING_FIELDS`, for fields that never were.
+    """
+
+    parts: tuple[Part, ...]
+    window: int
+    time_zone: str
+
+    @classmethod
+    def fit(
+        cls, columns: Columns, features: Sequence[FeatureSettings], *, window: int, time_zone: str = "UTC"
+    ) -> FeatureEncoder:
+        """Learns from records in offset order within each partition; `TrainingError` names a feature without values."""
+        previous = _previous_within(columns, remembered(features))
+        parts = [PARTS[feature.kind](feature, time_zone) for feature in features]
+        return cls(
+            tuple(
+                replace(part.fitted(part.derive(columns, previous)), marked=bool(part.missing(columns).any()))
+                for part in parts
+            ),
+            window,
+            time_zone,
+        )
+
+    @cached_property
+    def layout(self) -> Layout:
+        blocks: list[Block] = []
+        for part in self.parts:
+            blocks.append(Block(part.name, part.block_kind, part.width))
+            if part.has_mark:
+                blocks.append(Block(part.name, "binary"))
+        return Layout((*blocks, *([Block(MISSING_FIELDS, "binary")] if self._unmarked.any() else [])), self.window)
+
+    @property
+    def features(self) -> tuple[FeatureSettings, ...]:
+        return tuple(part.settings for part in self.parts)
+
+    def schema(self, *, entity: str | None, timestamp: str | None) -> Schema:
+        return fields(self.features, entity, timestamp)
+
+    def encode(self, columns: Columns, previous: Previous) -> NDArray[np.float32]:
+        """(n, columns of the layout), finite. `previous` holds the `remembered` fields, row by row."""
+        x = np.zeros((len(columns), self.layout.columns), dtype=np.float32)
+        for part, (start, stop, mark) in zip(self.parts, self._places, strict=True):
+            x[:, start:stop] = part.encode(part.derive(columns, previous))
+            if mark is not None:
+                x[:, mark] = np.maximum(x[:, mark], part.missing(columns))
+        return x
+
+    def carried(self, old: FeatureEncoder, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Rows (n, d) that `old` encoded, as this encoder would have done as far as they tell; None where features,
+        windows or time zones of the two differ."""
+        if (old.features, old.window, old.time_zone) != (self.features, self.window, self.time_zone):
+            return None
+        carried = np.zeros((len(x), self.layout.columns), dtype=np.float32)
+        for part, (start, stop, mark), before, (old_start, old_stop, old_mark) in zip(
+            self.parts, self._places, old.parts, old._places, strict=True
+        ):
+            carried[:, start:stop] = part.carried(before, x[:, old_start:old_stop])
+            told = before.has_mark or not part.has_mark  # of a shared mark nobody knows whose it was
+            if mark is not None and old_mark is not None and told:
+                carried[:, mark] = np.maximum(carried[:, mark], x[:, old_mark])
+        return carried
+
+    def reasons(
+        self,
+        columns: Columns,
+        x: NDArray[np.float32],
+        share: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        most: int,
+    ) -> list[list[FeatureReason]]:
+        """For each of n records its `most` weightiest features, weightiest first. x, share and expected are (n, d), of
+        the records themselves (not their windows); shares of all features sum to what share sums to over a row.
+
+        The share of a mark counts for its feature, that of `MISSING_FIELDS` for the features that are missing.
+        """
+        missing = np.stack([part.missing(columns) for part in self.parts], axis=1)
+        shares = self._shares(share.astype(np.float64), missing)
+        weightiest = np.argsort(-shares, axis=1, kind="stable")[:, :most]
+        return [
+            [
+                FeatureReason(
+                    self.parts[index].name,
+                    None if missing[row, index] else self._observed(columns, row, x[row], index),
+                    self._expected(expected[row], index),
+                    float(shares[row, index]),
+                )
+                for index in indices
+            ]
+            for row, indices in enumerate(weightiest.tolist())
+        ]
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Settings and categories as JSON values, fitted numbers as arrays of one entry a feature."""
+        data = {
+            "window": self.window,
+            "time_zone": self.time_zone,
+            "features": [
+                part.settings.model_dump(mode="json")
+                | {"categories": [*part.categories], "rare": None if part.rare is None else [*part.rare]}
+                for part in self.parts
+            ],
+        }
+        arrays = {
+            "centre": np.array([part.centre for part in self.parts]),
+            "scale": np.array([part.scale for part in self.parts]),
+            "marked": np.array([part.marked for part in self.parts]),
+        }
+        return data, arrays
+
+    @classmethod
+    def from_state(cls, data: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> FeatureEncoder:
+        """What `to_state` gave, whole again."""
+        parts = []
+        for index, entry in enumerate(data["features"]):
+            settings = FeatureSettings.model_validate({k: entry[k] for k in FeatureSettings.model_fields})
+            parts.append(
+                PARTS[settings.kind](
+                    settings,
+                    data["time_zone"],
+                    centre=float(arrays["centre"][index]),
+                    scale=float(arrays["scale"][index]),
+                    marked=bool(arrays["marked"][index]),
+                    categories=tuple(entry["categories"]),
+                    rare=None if entry["rare"] is None else tuple(entry["rare"]),
+                )
+            )
+        return cls(tuple(parts), data["window"], data["time_zone"])
+
+    @cached_property
+    def _unmarked(self) -> NDArray[np.bool_]:
+        """Features whose field never was missing in training and is told of in the shared column if it is."""
+        return np.array([part.markable and not part.marked for part in self.parts])
+
+    @cached_property
+    def _places(self) -> tuple[tuple[int, int, int | None], ...]:
+        """Of each feature: start and stop of its own columns, and the column that tells whether it is missing."""
+        places: list[tuple[int, int, int | None]] = []
+        start = 0
+        for part in self.parts:
+            stop = start + part.width
+            shared = self.layout.columns - 1 if part.markable else None
+            places.append((start, stop, stop if part.has_mark else shared))
+            start = stop + part.has_mark
+        return tuple(places)
+
+    def _shares(self, share: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """(n, columns) -> (n, features), both summing to the same over a row."""
+        shares = np.zeros(missing.shape)
+        for index, (part, (start, stop, _)) in enumerate(zip(self.parts, self._places, strict=True)):
+            shares[:, index] = share[:, start : stop + part.has_mark].sum(axis=1)
+        if self._unmarked.any():
+            blamed = missing & self._unmarked
+            blamed[~blamed.any(axis=1)] = self._unmarked  # a share that no missing field explains is spread evenly
+            shares += share[:, -1:] * blamed / blamed.sum(axis=1, keepdims=True)
+        return shares
+
+    def _observed(self, columns: Columns, row: int, x: NDArray[np.float32], index: int) -> Value:
+        start, stop, _ = self._places[index]
+        return self.parts[index].observed(columns, row, x[start:stop])
+
+    def _expected(self, expected: NDArray[np.float32], index: int) -> Value:
+        """None where the model expected the field to be missing."""
+        start, stop, mark = self._places[index]
+        if mark is not None and expected[mark] > 0.5:
+            return None
+        return self.parts[index].read(expected[start:stop])
+
+
+def _previous_within(columns: Columns, names: Sequence[str]) -> Previous:
+    """The previous records as far as they are among these records themselves."""
+    before = np.full(len(columns), -1, dtype=np.int64)
+    for number in np.unique(columns.partition):
+        rows = np.flatnonzero(columns.partition == number)
+        found = EntityTable(len(rows)).locate(columns.entity[rows]).before()
+        before[rows] = np.where(found < 0, -1, rows[found])
+    return Previous(
+        {name: np.where(before < 0, np.nan, columns.numbers[name][before]) for name in names}, columns.time[before]
+    )

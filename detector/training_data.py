@@ -1,0 +1,79 @@
+"""Records to train on, out of files or out of the topics themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from consumers.batch import Columns, Partition, RawBatch
+from consumers.decode import JsonDecoder
+from consumers.stream import Broker, Window
+from detector.config import DetectorSettings, FeatureSettings
+from detector.errors import NotEnoughRows
+from detector.features import fields
+from detector.files import read_files, sample_files
+from detector.inference import infer_features
+from models.base import Progress, silent
+
+DEFAULT_RECORDS = 100_000
+SAMPLE_RECORDS = 2_000
+"""Records looked at to infer features."""
+
+
+class TrainingData(NamedTuple):
+    """Decoded records, what features they have, and where they came from."""
+
+    columns: Columns
+    features: Sequence[FeatureSettings]
+    ends: dict[Partition, int]
+    dropped: int
+
+
+def gather(settings: DetectorSettings, broker: Broker, *, now_ms: int, progress: Progress = silent) -> TrainingData:
+    """The records that `settings.training` names. Raises `NotEnoughRows` where they are too few."""
+    data = _from_files(settings) if settings.training.files else _from_topics(settings, broker, now_ms, progress)
+    if len(data.columns) < settings.training.min_records:
+        origin = ", ".join(settings.training.files or settings.stream.topics)
+        raise NotEnoughRows(
+            f"{len(data.columns)} usable records in {origin} ({data.dropped} unusable). "
+            f"Expected at least training.min_records = {settings.training.min_records}."
+        )
+    return data
+
+
+def training_window(settings: DetectorSettings, now_ms: int) -> Window:
+    """The stretch of the topics to train on."""
+    if settings.training.window is not None:
+        return Window(since_ms=now_ms - round(settings.training.window * 1000))
+    return Window(records=settings.training.records or DEFAULT_RECORDS)
+
+
+def _from_files(settings: DetectorSettings) -> TrainingData:
+    patterns = settings.training.files
+    features = _features(settings, lambda: sample_files(patterns, SAMPLE_RECORDS))
+    columns, dropped = read_files(patterns, fields(features, settings.stream.entity, settings.stream.timestamp))
+    return TrainingData(columns, features, {}, dropped)
+
+
+def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progress: Progress) -> TrainingData:
+    batches: list[RawBatch] = []
+    window = training_window(settings, now_ms)
+    for batch in broker.read(settings.stream.topics, window):
+        batches.append(batch)
+        read = sum(map(len, batches))
+        progress(min(1.0, read / (window.records or read or 1)), f"{read:,} records read")
+    if not any(map(len, batches)):
+        raise NotEnoughRows(f"Topics {', '.join(settings.stream.topics)} hold no records in the training window.")
+    features = _features(settings, lambda: list(islice((v for b in batches for v in b.values), SAMPLE_RECORDS)))
+    decoder = JsonDecoder(fields(features, settings.stream.entity, settings.stream.timestamp))
+    decoded = [decoder.decode(batch) for batch in batches]
+    ends = {partition: end for batch in batches for partition, end in batch.ends.items()}
+    dropped = sum(len(letters) for _, letters in decoded)
+    return TrainingData(Columns.concat([columns for columns, _ in decoded]), features, ends, dropped)
+
+
+def _features(settings: DetectorSettings, sample: Callable[[], list[bytes | None]]) -> Sequence[FeatureSettings]:
+    if settings.features != "auto":
+        return settings.features
+    return infer_features(sample(), settings.stream.entity, settings.stream.timestamp)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers.batch import Partition, RawBatch
+from consumers.errors import BrokerUnavailable
+from consumers.memory import MemoryBroker
+from consumers.stream import Window
+from detector.alerts import Alert
+from detector.bundle import Bundle
+from detector.daemon import Daemon
+from detector.errors import TrainingError
+from detector.pipeline import Outcome
+from detector.store import Store
+from tests.detector.machines import ALERTS, TOPIC, broker_with, records, send, settings, trained
+
+DEADLINE_S = 30
+ON_START = {"records": 3_000, "min_records": 300, "on_start": True}
+
+
+class Watcher:
+    """Collects outcomes and lets a test wait for what it is after."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.outcomes: list[Outcome] = []
+
+    def observe(self, _batch: RawBatch, outcome: Outcome) -> None:
+        with self._changed:
+            self.outcomes.append(outcome)
+            self._changed.notify_all()
+
+    def wait(self, reached: Callable[[list[Outcome]], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: reached(self.outcomes), DEADLINE_S), "not reached in time"
+
+    def wait_for_records(self, count: int) -> None:
+        self.wait(lambda outcomes: sum(outcome.records for outcome in outcomes) >= count)
+
+
+@contextmanager
+def at_work(daemon: Daemon) -> Iterator[None]:
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(daemon.run)
+        try:
+            yield
+        finally:
+            daemon.stop()
+            done.result(DEADLINE_S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def bundle(folder: Path) -> Bundle:
+    bundle = trained(folder)
+    store = Store(str(folder / "store"), "machines")
+    store.save(bundle)
+    store.promote(bundle.version)
+    return bundle
+
+
+def published(broker: MemoryBroker, topic: str) -> list[bytes]:
+    return [value or b"" for batch in broker.read([topic], Window()) for value in batch.values]
+
+
+def test_it_learns_from_the_topic_first_and_scores_what_comes_after(folder: Path) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    with at_work(Daemon(settings(folder, training=ON_START), broker, observers=[watcher.observe])):
+        send(broker, records(600, start=3_000))
+        watcher.wait(lambda outcomes: bool(outcomes) and outcomes[-1].positions[Partition(TOPIC, 0)].offset == 3_600)
+    first = watcher.outcomes[0].columns.offsets[0]
+    assert first >= 3_000
+    assert sum(len(outcome.columns) for outcome in watcher.outcomes) == 3_600 - first
+
+
+def test_without_a_version_and_without_on_start_it_says_what_to_do(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="offnominal train"):
+        Daemon(settings(folder), broker_with([])).run()
+
+
+def test_it_waits_for_a_topic_that_is_not_there_yet(folder: Path, bundle: Bundle) -> None:
+    broker, watcher = MemoryBroker(group="offnominal-machines"), Watcher()
+    daemon = Daemon(settings(folder), broker, observers=[watcher.observe])
+    with at_work(daemon):
+        while daemon.health.alive().phase != "waiting":
+            pass
+        assert "machines" in daemon.health.ready().detail
+        assert not daemon.health.ready().ok
+        broker.create_topics({TOPIC: 1})
+        send(broker, records(3_100))
+        watcher.wait_for_records(100)
+        assert daemon.health.ready().ok
+
+
+def test_a_stop_ends_it_and_what_it_did_is_published(folder: Path, bundle: Bundle) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    send(broker, records(900, start=3_000, odd={3_250: {"cpu": 9.0}}))
+    with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
+        watcher.wait_for_records(900)
+    alerts = [Alert.model_validate_json(value) for value in published(broker, ALERTS)]
+    assert alerts == [alert for outcome in watcher.outcomes for alert in outcome.alerts]
+    assert 3_250 in {alert.source.offset for alert in alerts}
+
+
+def test_a_second_run_goes_on_where_the_first_stopped(folder: Path, bundle: Bundle) -> None:
+    broker, first, second = broker_with(records(3_300)), Watcher(), Watcher()
+    with at_work(Daemon(settings(folder), broker, observers=[first.observe])):
+        first.wait_for_records(300)
+    send(broker, records(60, start=3_300))
+    with at_work(Daemon(settings(folder), broker, observers=[second.observe])):
+        second.wait_for_records(60)
+    assert second.outcomes[0].columns.offsets[0] == 3_300
+
+
+def test_a_new_champion_is_taken_between_two_batches_without_losing_or_doubling_a_record(
+    folder: Path, bundle: Bundle
+) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    store = Store(str(folder / "store"), "machines")
+    other = trained(folder, training={"records": 2_000, "seed": 3})
+    with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
+        send(broker, records(300, start=3_000))
+        watcher.wait_for_records(300)
+        store.save(other)
+        store.promote(other.version)
+        number = 3_300
+        while watcher.outcomes[-1].version != other.version:
+            send(broker, records(30, start=number))
+            number += 30
+            watcher.wait_for_records(number - 3_000)
+    offsets = [offset for outcome in watcher.outcomes for offset in outcome.columns.offsets.tolist()]
+    assert offsets == list(range(3_000, number))
+    assert {outcome.version for outcome in watcher.outcomes} == {bundle.version, other.version}
+
+
+def test_a_damaged_champion_leaves_the_old_one_in_service(folder: Path, bundle: Bundle) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    store = Store(str(folder / "store"), "machines")
+    other = trained(folder, training={"records": 2_000, "seed": 3})
+    store.save(other)
+    with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
+        send(broker, records(30, start=3_000))
+        watcher.wait_for_records(30)
+        (folder / "store" / "machines" / other.version / "model-gmm.safetensors").write_bytes(b"half")
+        store.promote(other.version)
+        for number in range(3_030, 3_300, 30):
+            send(broker, records(30, start=number))
+            watcher.wait_for_records(number - 2_970)
+    assert {outcome.version for outcome in watcher.outcomes} == {bundle.version}
+
+
+def test_a_lost_connection_is_made_again_and_no_record_is_lost(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consumers.memory import MemoryStream
+
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    sound, failures = MemoryStream.publish, [BrokerUnavailable("gone"), BrokerUnavailable("still gone")]
+
+    def publish(self: MemoryStream, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        sound(self, *arguments)
+
+    monkeypatch.setattr(MemoryStream, "publish", publish)
+    send(broker, records(300, start=3_000))
+    with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
+        watcher.wait_for_records(300)
+    offsets = [offset for outcome in watcher.outcomes for offset in outcome.columns.offsets.tolist()]
+    assert offsets == list(range(3_000, 3_300))
+
+
+def test_the_metrics_count_what_happened(folder: Path, bundle: Bundle) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    send(broker, [*records(300, start=3_000, odd={3_100: {"cpu": 9.0}}), b"broken"])
+    daemon = Daemon(settings(folder), broker, observers=[watcher.observe])
+    with at_work(daemon):
+        watcher.wait_for_records(301)
+
+    def value(name: str, **labels: str) -> float | None:
+        return daemon.metrics.registry.get_sample_value(f"offnominal_{name}", {"detector": "machines", **labels})
+
+    assert value("records_total") == 301
+    assert value("dead_letters_total", reason="malformed") == 1
+    assert value("promised_rate") == 0.01
+    assert value("lag_records", topic=TOPIC, partition="0") == 0
+    assert value("version_info", version=bundle.version) == 1
