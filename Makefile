@@ -1,6 +1,7 @@
 # make demo and make test are all a fresh machine needs; both make the environment first.
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test check broker-test clean
@@ -9,14 +10,14 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: setup
 	$(BIN)/offnominal demo
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2
+	$(PYTEST) --numprocesses 2
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -25,7 +26,7 @@ check: setup
 
 # The suites that meet a broker, on the one at OFFNOMINAL_TEST_BOOTSTRAP.
 broker-test: setup
-	$(BIN)/python -m pytest -m broker
+	$(PYTEST) -m broker
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -38,18 +38,25 @@ def embedded_broker(data_dir: Path | None = None) -> Iterator[str]:
     Data is kept in `data_dir`, or thrown away with a temporary folder where none is given. Raises `Stop` when the
     package is missing or the broker dies while starting, `BrokerUnavailable` when it does not answer within 30 s.
     """
+    with broker_process(data_dir) as (_, address):
+        yield address
+
+
+@contextmanager
+def broker_process(data_dir: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`embedded_broker` with the process, which leads a process group of its own and so can be frozen and killed."""
     with ExitStack() as cleanup:
         folder = data_dir or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="offnominal-")))
         output = cleanup.enter_context(tempfile.TemporaryFile())
         port = _free_port()
-        process = start_broker(port, folder, output)
+        process = _start(port, folder, output)
         cleanup.callback(_end, process)
         _await_answer(process, port, output)
-        yield f"127.0.0.1:{port}"
+        yield process, f"127.0.0.1:{port}"
 
 
-def start_broker(port: int, folder: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Starts the broker, in a process group of its own so that Ctrl-C reaches only us. It ends with its stdin."""
+def _start(port: int, folder: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process group of its own keeps Ctrl-C from it, which is for us to handle. It ends when its stdin closes."""
     command = [_binary(), "start", "--only", "kafka", "--kafka-port", str(port), "--data-dir", str(folder)]
     return subprocess.Popen(
         [sys.executable, "-ISc", _KEEPER, *command],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detector import __version__
+
+if TYPE_CHECKING:
+    from detector.config import DetectorSettings
 
 app = typer.Typer(
     name="offnominal",
@@ -29,6 +33,9 @@ def main() -> None:
 
     Errors that name their cause are shown without a traceback; exit code 2 means settings to mend.
     """
+    # One core a process: threads of torch and BLAS that wait for one another over small matrices cost more than they
+    # bring, most of all on a shared machine. Must be set before either is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from consumers.errors import StreamError
     from detector.errors import OffnominalError, SettingsError
 
@@ -67,7 +74,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the settings file.")] = False,
 ) -> None:
     """Look at a topic or a file and write a commented settings file."""
-    from detector.init import write_settings
+    from detector.commands.init import write_settings
 
     write_settings(source, output, bootstrap=bootstrap, force=force)
 
@@ -75,7 +82,7 @@ def init(
 @app.command()
 def check(config: Config, json: Json = False) -> None:
     """Check settings, broker, topics, store and model: a tick or the reason and the remedy for each."""
-    from detector.check import run_checks
+    from detector.commands.check import run_checks
 
     raise typer.Exit(run_checks(config, as_json=json))
 
@@ -83,9 +90,10 @@ def check(config: Config, json: Json = False) -> None:
 @app.command()
 def train(config: Config, json: Json = False) -> None:
     """Fit a version from files or from the topics, and make it champion if it is sound."""
-    from detector.commands import train_version
+    settings = _load(config)
+    from detector.commands.train import train_version
 
-    raise typer.Exit(train_version(config, as_json=json))
+    raise typer.Exit(train_version(settings, as_json=json))
 
 
 @app.command()
@@ -94,9 +102,13 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score and print alerts; publish nothing.")] = False,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
-    from detector.commands import run_daemon
+    settings = _load(config)
+    from detector.commands.run import print_alerts_of_a_dry_run, run_daemon
 
-    run_daemon(config, dry_run=dry_run)
+    if dry_run:
+        print_alerts_of_a_dry_run(settings)
+    else:
+        run_daemon(settings, config)
 
 
 @app.command()
@@ -107,38 +119,52 @@ def alerts(
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Go on with new alerts until Ctrl-C.")] = True,
 ) -> None:
     """Follow the alert topic."""
-    from detector.commands import follow_alerts
+    settings = _load(config)
+    from detector.commands.alerts import follow_alerts
 
-    follow_alerts(config, as_json=json, last=last, follow=follow)
+    follow_alerts(settings, as_json=json, last=last, follow=follow)
 
 
 @models.command("list")
 def models_list(config: Config, json: Json = False) -> None:
     """All versions, oldest first; the champion is marked."""
-    from detector.commands import list_versions
+    settings = _load(config)
+    from detector.commands.models import list_versions
 
-    list_versions(config, as_json=json)
+    list_versions(settings, as_json=json)
 
 
 @models.command("show")
 def models_show(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
     """The manifest of one version, as JSON."""
-    from detector.commands import show_version
+    settings = _load(config)
+    from detector.commands.models import show_version
 
-    show_version(config, version)
+    show_version(settings, version)
 
 
 @models.command("promote")
 def models_promote(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
     """Make a version champion; running daemons take it up by themselves."""
-    from detector.commands import promote_version
+    settings = _load(config)
+    from detector.commands.models import promote_version
 
-    promote_version(config, version)
+    promote_version(settings, version)
 
 
 @models.command("rollback")
 def models_rollback(config: Config) -> None:
     """Make the champion's predecessor champion again."""
-    from detector.commands import roll_back
+    settings = _load(config)
+    from detector.commands.models import roll_back
 
-    roll_back(config)
+    roll_back(settings)
+
+
+def _load(config: Path) -> DetectorSettings:
+    """Settings first, so that a wrong one is told before anything heavy is imported."""
+    from detector import logs
+    from detector.loading import load
+
+    logs.configure()
+    return load(config)

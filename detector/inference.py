@@ -18,6 +18,9 @@ from consumers.fields import join_path, milliseconds, number_column, split_path
 from detector.config import FeatureKind, FeatureSettings
 from detector.errors import TrainingError
 
+SAMPLE_RECORDS = 2_000
+"""Records looked at to infer features."""
+
 # Words that name an entity, or the time of an event: the most telling first.
 ENTITY_WORDS = (
     *("machine", "host", "hostname", "device", "sensor", "instance", "pod", "node", "server", "container"),

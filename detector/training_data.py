@@ -12,13 +12,10 @@ from consumers.stream import Broker, Window
 from detector.config import DetectorSettings, FeatureSettings
 from detector.errors import NotEnoughRows
 from detector.features import fields
-from detector.files import read_files, sample_files
-from detector.inference import infer_features
+from detector.inference import SAMPLE_RECORDS, infer_features
 from models.base import Progress, silent
 
 DEFAULT_RECORDS = 100_000
-SAMPLE_RECORDS = 2_000
-"""Records looked at to infer features."""
 
 
 class TrainingData(NamedTuple):
@@ -50,6 +47,8 @@ def training_window(settings: DetectorSettings, now_ms: int) -> Window:
 
 
 def _from_files(settings: DetectorSettings) -> TrainingData:
+    from detector.files import read_files, sample_files  # brings polars, which training on topics does without
+
     patterns = settings.training.files
     features = _features(settings, lambda: sample_files(patterns, SAMPLE_RECORDS))
     columns, dropped = read_files(patterns, fields(features, settings.stream.entity, settings.stream.timestamp))

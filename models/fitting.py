@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, torch.Generator, float], Tensor]
 
 _BATCH = 256
 _MAX_STEPS = 1000
-_PEAK_RATE = 5e-3
+_PEAK_RATE = 1e-2
 _WARM_UP = 0.3  # share of the steps in which the one-cycle rate rises
 _DECAY = 1e-4
 _LONGEST_GRADIENT = 1.0

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # scikit-learn ships no types
-from sklearn.mixture import GaussianMixture as EM  # type: ignore[import-untyped]  # scikit-learn ships no types
 from torch import Tensor
 
 from models.base import Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
@@ -96,22 +94,21 @@ class GaussianMixture(GenerativeModel):
         the one that lowers the score most, until the record is as likely as normal ones are. The component is the one
         that gets there with the fewest columns. A column's share is what it would cost to put it back alone: almost
         nothing for one that was replaced only because it did not go with corrupted ones."""
-        model, rows = copy.deepcopy(self).cpu().double(), x.flatten(1).cpu().double()
-        whitened = model._whitened(rows)
+        model, rows = copy.deepcopy(self).cpu().double(), x.cpu().double()
+        whitened = model._whitened(rows.flatten(1))
         gradient, precision = model._record_terms(whitened)
         search = _search(gradient, precision, rounds=min(_MAX_REPLACED, self.layout.columns))
-        left = -model._log_joint(whitened.square()).unsqueeze(-1) - 0.5 * search.step.square().cumsum(
-            -1
-        )  # (n, k, rounds)
-        least, component = left.min(1)
+        dropped = 0.5 * search.step.square().cumsum(-1)  # (n, k, rounds)
+        least, component = (-model._log_joint(whitened.square()).unsqueeze(-1) - dropped).min(1)
         enough = least <= model.ordinary
         last = torch.where(enough.any(-1), enough.int().argmax(-1), least.shape[-1] - 1)
         each = torch.arange(len(rows))
         component = component[each, last]
         chosen = _Search(*(part[each, component] for part in search))
         diagonal = precision.diagonal(dim1=-2, dim2=-1)[component]
-        share, excess = _judged(chosen, last, gradient[each, component], diagonal)
-        return Explanation(share.to(x), self._lawful(rows[:, -self.layout.columns :] - excess).to(x))
+        excess, replaced = _excess(chosen, last, gradient[each, component], diagonal)
+        expected = model._lawful(rows[:, -1] - excess)
+        return Explanation(model._share(rows, expected, replaced).to(x), expected.to(x))
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         model, generator = copy.deepcopy(self).cpu().double(), seeded(seed)
@@ -123,13 +120,13 @@ class GaussianMixture(GenerativeModel):
             rows[own] += model._coloured(noise[own], k)
         x = rows.view(n, self.layout.window, self.layout.columns)
         for position in range(self.layout.window):
-            self._complete(x[:, position], position)
+            model._complete(x[:, position], position)
         return x.float()
 
-    def _mixture(self, table: _Table, seed: int, progress: Progress) -> tuple[EM, float]:
+    def _mixture(self, table: _Table, seed: int, progress: Progress) -> tuple[Any, float]:
         given, most = self.arguments["components"], min(self.arguments["max_components"], len(table.rows) // 2)
         sizes = [given] if given else [2**power for power in range(most.bit_length())]
-        tried: list[tuple[EM, float]] = []
+        tried: list[tuple[Any, float]] = []
         for size in sizes:
             progress(len(tried) / len(sizes), f"{size} components")
             em = _expectation_maximisation(table.rows, size, self.arguments["covariance"], seed)
@@ -139,7 +136,7 @@ class GaussianMixture(GenerativeModel):
         progress(1.0, "done")
         return min(tried, key=lambda attempt: attempt[1])
 
-    def _adopt(self, em: EM, table: _Table) -> None:
+    def _adopt(self, em: Any, table: _Table) -> None:
         """Takes the mixture over in the units of x: with the variance that smoothing adds, and the log-determinant."""
         covariance, weights = torch.from_numpy(em.covariances_), torch.from_numpy(em.weights_)
         means = table.mean + table.deviation * torch.from_numpy(em.means_)
@@ -187,6 +184,17 @@ class GaussianMixture(GenerativeModel):
         coloured: Tensor = torch.linalg.solve_triangular(upper, noise, upper=True, left=False)
         return coloured
 
+    def _share(self, x: Tensor, expected: Tensor, replaced: Tensor) -> Tensor:
+        """(n, d): what it costs to put each of the replaced columns back."""
+        row, column = replaced.nonzero().unbind(1)
+        current = x.clone()
+        current[:, -1] = torch.where(replaced, expected, x[:, -1])
+        back = current[row]
+        back[torch.arange(len(row)), -1, column] = x[row, -1, column]
+        share = torch.full_like(expected, _TINY)
+        share[row, column] += (self.score(back) - self.score(current)[row]).clamp_min(0.0)
+        return share / share.sum(1, keepdim=True)
+
     def _lawful(self, record: Tensor) -> Tensor:
         """Frequencies of binary and one-hot columns between 0 and 1, in place."""
         self._complete(record, self.layout.window - 1)
@@ -197,7 +205,7 @@ class GaussianMixture(GenerativeModel):
 
     def _complete(self, record: Tensor, position: int) -> None:
         """Gives the left-out column of each one-hot block what the others leave of 1, in place."""
-        left_out = self.reference.view(self.layout.window, -1)[position].cpu()
+        left_out = self.reference.view(self.layout.window, -1)[position]
         for block, columns in self.layout.slices():
             if block.kind == "categorical":
                 part, own = record[:, columns], left_out[columns]
@@ -234,8 +242,12 @@ def _standardised(x: Tensor, layout: Layout) -> _Table:
     return _Table(rows.numpy(), mean.flatten(), deviation.flatten(), slack, reference.flatten())
 
 
-def _expectation_maximisation(rows: NDArray[np.float64], components: int, covariance: str, seed: int) -> EM:
+def _expectation_maximisation(rows: NDArray[np.float64], components: int, covariance: str, seed: int) -> Any:
     """Starts from k-means, which starts from k-means++."""
+    # Imported here, because it takes as long as torch and a daemon that only scores does without it.
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # scikit-learn ships no types
+    from sklearn.mixture import GaussianMixture as EM  # type: ignore[import-untyped]  # scikit-learn ships no types
+
     em = EM(
         components,
         covariance_type=covariance,
@@ -281,20 +293,14 @@ def _search(gradient: Tensor, precision: Tensor, rounds: int) -> _Search:
     return _Search(order, step, factor)
 
 
-def _judged(chosen: _Search, last: Tensor, gradient: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """Share and excess over the conditional expectation, (n, d) each, by the rounds up to `last`.
-
-    Replaced columns are expected jointly given the others, each other column given all the rest, replacements included.
-    """
+def _excess(chosen: _Search, last: Tensor, gradient: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much each column exceeds its conditional expectation (n, d), after the rounds up to `last`; and which
+    columns these replace (n, d): expected jointly given the others, each other one given all the rest so replaced."""
     order, step, factor = chosen
-    rounds = step.shape[1]
-    later = (torch.arange(rounds) > last.unsqueeze(1)).unsqueeze(-1)
-    step = step.unsqueeze(-1).masked_fill(later, 0.0)
-    corner = factor.gather(1, order.unsqueeze(-1).expand(-1, -1, rounds))
-    identity = torch.eye(rounds, dtype=factor.dtype)
-    inverse = torch.linalg.solve_triangular(corner, identity, upper=False).masked_fill(later, 0.0)
-    joint = (inverse.mT @ step).squeeze(-1)
-    cost = joint.square() / inverse.square().sum(1).clamp_min(_TINY)
-    share = torch.full_like(gradient, _TINY).scatter_add(1, order, cost)
+    done = torch.arange(step.shape[1]) <= last.unsqueeze(1)
+    step = (step * done).unsqueeze(-1)
+    corner = factor.gather(1, order.unsqueeze(-1).expand(-1, -1, step.shape[1]))
+    joint = torch.linalg.solve_triangular(corner.mT, step, upper=True).squeeze(-1)
     single = (gradient - (factor @ step).squeeze(-1)) / diagonal
-    return share / share.sum(1, keepdim=True), single.scatter_add(1, order, joint)
+    replaced = torch.zeros(gradient.shape, dtype=torch.bool).scatter(1, order, done)
+    return single.scatter_add(1, order, joint), replaced

@@ -16,7 +16,7 @@ from models.fitting import check_rows, initialise, scored, train
 
 _MIN_ROWS = 32
 _WARM_UP = 0.3  # share of the training in which the weight of the KL term rises from 0 to 1
-_NOISE = 4  # draws of the importance-weighted bound, in antithetic pairs
+_NOISE = 4  # draws of the importance-weighted estimate, in antithetic pairs
 _RIDGE = 0.01  # of the mean variance, added to the variances along principal axes
 _LEAST_VARIANCE = 1e-4  # mean variance of numeric columns is taken to be no less
 _REACH = 10.0  # whitened values beyond it look the same to the encoder
@@ -34,8 +34,9 @@ class VariationalAutoencoder(GenerativeModel):
     """p(x) = ∫ p(x | z) p(z) dz over a latent z of standard normal prior, for the flattened window.
 
     p(x | z): numeric columns are Gaussian along their principal axes, with one learned variance an axis; binary
-    columns are Bernoulli, one-hot blocks categorical. `score` is in nats: by `nll` the importance-weighted bound on
-    −log p(x) of Burda et al. (2016), with fixed noise; by `reconstruction` −log p(x | z) at the posterior's mean.
+    columns are Bernoulli, one-hot blocks categorical. `score` is in nats: by `nll` the importance-weighted estimate of
+    −log p(x) of Burda et al. (2016), an upper bound in the mean over its noise, which is fixed and the same for every
+    record; by `reconstruction` −log p(x | z) at the posterior's mean.
     """
 
     kind: ClassVar[str] = "vae"
@@ -127,7 +128,7 @@ class VariationalAutoencoder(GenerativeModel):
             noise = torch.randn(centre.shape, generator=generator)
             x = (centre + noise * (0.5 * model._bounded_log_variance()).exp() - model.shift) @ model.colouring
             binary, *one_hot = torch.split(model._probabilities(logits), self._widths, -1)
-            x[:, self.discrete] = torch.cat(
+            x[:, model.discrete] = torch.cat(
                 [
                     torch.bernoulli(binary, generator=generator),
                     *(F.one_hot(p.multinomial(1, generator=generator).squeeze(1), p.shape[1]).float() for p in one_hot),

@@ -22,7 +22,7 @@ from consumers.kafka_python import KafkaPythonBroker
 from consumers.producer import Producer
 from consumers.stream import Broker
 from detector import logs
-from detector.commands import print_json, progress_shown, stopped_by_signals
+from detector.commands.terminal import print_json, progress_shown, stopped_by_signals
 from detector.config import DetectorSettings
 from detector.daemon import Daemon
 from detector.demo.recording import MACHINE, Recording, load_recording

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from detector.alerts import Alert
-from detector.commands import SEVERITY_COLOURS, shown
+from detector.commands.terminal import SEVERITY_COLOURS, shown
 from detector.config import DetectorSettings
 from detector.demo.tally import Tally
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from consumers.diagnose import diagnose
 from consumers.errors import AuthenticationFailed, BrokerUnavailable, NotAuthorised, StreamError, TlsFailed
 from consumers.stream import Window
-from detector.commands import connect, print_json
+from detector.commands.terminal import connect, print_json
 from detector.config import DetectorSettings
 from detector.errors import OffnominalError, SettingsError
 from detector.loading import load

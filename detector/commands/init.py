@@ -14,8 +14,7 @@ from consumers.settings import KafkaSettings
 from consumers.stream import Window
 from detector.errors import SettingsError
 from detector.files import sample_files
-from detector.inference import infer, render
-from detector.training_data import SAMPLE_RECORDS
+from detector.inference import SAMPLE_RECORDS, infer, render
 
 DEFAULT_RATE = 0.01
 """Budget written into a new settings file: a few thousand records are enough to calibrate it."""

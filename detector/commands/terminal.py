@@ -1,0 +1,109 @@
+"""What commands share: the broker, signals, and showing things to a person or a script."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import structlog
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress as ProgressBar
+
+from consumers.kafka_python import KafkaPythonBroker
+from consumers.stream import Broker
+from detector.alerts import Alert
+from detector.config import DetectorSettings
+
+if TYPE_CHECKING:
+    from models.base import Progress  # brings torch, which a command that only shows things can do without
+
+log = structlog.get_logger()
+
+SHUTDOWN_S = 25.0
+"""From SIGTERM to the end, at the latest (seconds); what is not published by then comes again."""
+
+SEVERITY_COLOURS = {"minor": "yellow", "major": "dark_orange", "critical": "red"}
+
+
+def connect(settings: DetectorSettings) -> Broker:
+    """The broker of these settings."""
+    return KafkaPythonBroker(settings.kafka, group=settings.group, client_id=f"offnominal-{settings.name}")
+
+
+def print_alert(alert: Alert, *, as_json: bool) -> None:
+    """One alert on standard output. What comes out of records is shown as text, whatever it holds."""
+    if as_json:
+        print_json(alert.model_dump_json())
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    colour = "green" if alert.kind == "resolved" else SEVERITY_COLOURS[alert.severity]
+    console.print(
+        f"{alert.time:%Y-%m-%d %H:%M:%S} [{colour}]{alert.kind:8} {alert.severity:8}[/] {shown(alert.entity or '-')} "
+        f"p {alert.p_value:.1e} (level {alert.level:g}) [dim]{alert.incident[:8]}[/]"
+    )
+    for reason in alert.reasons:
+        console.print(
+            f"    {reason.share:4.0%} {shown(reason.feature)} {shown(reason.observed)} "
+            f"[dim]expected {shown(reason.expected)}[/]"
+        )
+
+
+def shown(value: object) -> str:
+    """A value out of a record for a terminal: numbers short, control characters and markup harmless."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str("missing" if value is None else value)
+    return escape("".join(letter if letter.isprintable() else "�" for letter in text[:80]))
+
+
+def print_json(text: str) -> None:
+    """A line of JSON on standard output, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress_shown() -> Iterator[Progress]:
+    """A bar on a terminal, log lines elsewhere, at most one a tenth."""
+    if sys.stderr.isatty():
+        with ProgressBar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("training", total=1.0)
+            yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
+        return
+    told = -1
+
+    def tell(fraction: float, message: str) -> None:
+        nonlocal told
+        if int(10 * fraction) != told:
+            told = int(10 * fraction)
+            log.info("training", done=round(fraction, 2), at=message)
+
+    yield tell
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Calls `stop` on SIGTERM and SIGINT. Ends the process, with exit code 0, when it has not ended by the deadline."""
+
+    deadline = threading.Timer(SHUTDOWN_S, os._exit, (0,))
+    deadline.daemon = True
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop()
+        if not deadline.is_alive():
+            deadline.start()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        deadline.cancel()
+        for number, handler in previous.items():
+            signal.signal(number, handler)

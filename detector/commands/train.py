@@ -1,0 +1,52 @@
+"""`offnominal train`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import structlog
+from rich.console import Console
+from rich.markup import escape
+
+from detector.commands.terminal import connect, print_json, progress_shown
+from detector.config import DetectorSettings
+from detector.errors import TrainingError
+from detector.lifecycle import UNSOUND
+from detector.store import Store
+from detector.training import train
+from detector.training_data import gather
+
+log = structlog.get_logger()
+
+
+def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
+    """Trains, saves, and promotes if sound; the exit code says which."""
+    store = Store(settings.store.url, settings.name)
+    store.check_writable()
+    started = datetime.now(UTC)
+    try:
+        with progress_shown() as progress:
+            data = gather(settings, connect(settings), now_ms=round(started.timestamp() * 1000), progress=progress)
+            bundle = train(data, settings, created=started, progress=progress)
+    except TrainingError as error:
+        log.error("training failed", error=str(error))
+        raise
+    store.save(bundle)
+    manifest = bundle.manifest
+    if manifest.verdict.sound:
+        store.promote(bundle.version)
+    if as_json:
+        print_json(manifest.model_dump_json(include={"version", "verdict", "data", "models"}))
+    else:
+        summary = Console(stderr=True)
+        summary.print(
+            f"{escape(settings.name)} {bundle.version}: {manifest.data.fitted:,} records fitted, "
+            f"{manifest.data.calibrated:,} calibrated, {manifest.data.dropped:,} unusable"
+        )
+        for model in manifest.models:
+            summary.print(f"  {model.kind}: {model.valid_score:.2f} nats a record on held-back records {model.details}")
+    if not manifest.verdict.sound:
+        log.error("not sound, not promoted", version=bundle.version, reasons=manifest.verdict.reasons)
+        return UNSOUND
+    log.info("promoted", version=bundle.version, realised_rate=manifest.verdict.realised_rate)
+    return 0

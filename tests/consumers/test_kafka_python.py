@@ -1,0 +1,150 @@
+"""What only a real broker can show: fences, frozen brokers, records that kafka-python cannot read by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from consumers.batch import Message, Partition, Position
+from consumers.embedded import broker_process
+from consumers.errors import BrokerUnavailable, OutcomeUnknown, Retry, Stop
+from consumers.kafka_member import KafkaPythonStream
+from consumers.kafka_python import KafkaPythonBroker
+from consumers.settings import KafkaSettings
+from consumers.stream import Window
+
+
+def broker(bootstrap: str, group: str = "g", **settings: Any) -> KafkaPythonBroker:
+    return KafkaPythonBroker(
+        KafkaSettings(bootstrap=bootstrap, start="earliest", **settings), group=group, client_id="test"
+    )
+
+
+def first_records(stream: KafkaPythonStream) -> list[bytes | None]:
+    return next(list(batch.values) for batch in iter(lambda: stream.poll(100, 0.5), None) if len(batch))
+
+
+def everything(bootstrap: str, topic: str) -> list[bytes | None]:
+    return [value for batch in broker(bootstrap).read([topic], Window()) for value in batch.values]
+
+
+def test_a_header_name_that_is_not_utf_8_does_not_stop_the_stream(bootstrap: str, unique: str) -> None:
+    class Latin(str):
+        def encode(self, *_: Any) -> bytes:
+            return b"caf\xe9"
+
+    broker(bootstrap).create_topics({unique: 1})
+    with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
+        producer.send(unique, b"before")
+        producer.send(unique, b"odd", headers=[(Latin("x"), b"1"), ("é", b"2")])
+        producer.send(unique, b"after").get(10)
+    batches = list(broker(bootstrap).read([unique], Window()))
+    assert [value for batch in batches for value in batch.values] == [b"before", b"odd", b"after"]
+    assert [list(headers) for batch in batches for headers in batch.headers] == [
+        [],
+        [(r"caf\xe9", b"1"), ("é", b"2")],
+        [],
+    ]
+
+
+def test_nothing_of_a_transaction_is_seen_when_one_message_is_too_large(bootstrap: str, unique: str) -> None:
+    source, out = f"{unique}-in", f"{unique}-out"
+    broker(bootstrap).create_topics({source: 1, out: 1})
+    with closing(broker(bootstrap, unique).stream([source])) as stream:
+        stream.publish([Message(source, None, b"0")], {})
+        assert first_records(stream) == [b"0"]
+        with pytest.raises(Stop, match="larger than"):
+            stream.publish(
+                [Message(out, None, b"small"), Message(out, None, bytes(2_000_000))],
+                {Partition(source, 0): Position(1)},
+            )
+        with pytest.raises(Retry, match="open another"):
+            stream.poll(1, 0.1)
+    assert everything(bootstrap, out) == []
+    with closing(broker(bootstrap, unique).stream([source])) as stream:
+        assert first_records(stream) == [b"0"]
+
+
+@contextmanager
+def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    os.killpg(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def local() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A broker of its own, to be frozen."""
+    with broker_process() as (process, address):
+        yield process, address
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_publishing_to_a_frozen_broker_ends_at_the_deadline_and_leaves_no_trace(
+    local: tuple[subprocess.Popen[bytes], str], delivery: str
+) -> None:
+    process, address = local
+    patient = broker(address, delivery=delivery)
+    patient.create_topics({"in": 1, "out": 1})
+    hurried = broker(address, delivery=delivery, request_timeout_s=1.0)
+    with closing(hurried.stream(["in"])) as stream:
+        stream.publish([Message("in", None, b"0"), Message("out", None, b"first")], {})
+        assert first_records(stream) == [b"0"]
+        with frozen(process):
+            with pytest.raises(BrokerUnavailable):
+                stream.publish([Message("out", None, b"lost")], {Partition("in", 0): Position(1)})
+            stream.close()
+            with pytest.raises(BrokerUnavailable, match="gives no answer"):
+                hurried.stream(["in"])
+    with closing(patient.stream(["in"])) as stream:
+        assert first_records(stream) == [b"0"]
+        stream.publish([Message("out", None, b"second")], {Partition("in", 0): Position(1)})
+    assert b"second" in everything(address, "out")
+    assert delivery == "at_least_once" or everything(address, "out") == [b"first", b"second"]
+
+
+def test_a_commit_without_an_answer_has_an_unknown_outcome(
+    local: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, address = local
+    patient = broker(address)
+    patient.create_topics({"in": 1, "out": 1})
+    with closing(broker(address, request_timeout_s=1.0).stream(["in"])) as stream, ExitStack() as thaw:
+        stream.publish([Message("in", None, b"0")], {})
+        assert first_records(stream) == [b"0"]
+        commit = stream._producer.commit_transaction
+
+        def freeze_and_commit() -> None:
+            thaw.enter_context(frozen(process))
+            commit()
+
+        monkeypatch.setattr(stream._producer, "commit_transaction", freeze_and_commit)
+        with pytest.raises(OutcomeUnknown):
+            stream.publish([Message("out", None, b"perhaps")], {Partition("in", 0): Position(1)})
+        stream.close()
+    with closing(patient.stream(["in"])) as stream:
+        stream.publish([Message("in", None, b"1")], {})
+        committed = first_records(stream) == [b"1"]
+    assert everything(address, "out") == [b"perhaps"] * committed
+
+
+def test_reading_ends_with_an_error_when_the_broker_falls_silent(
+    local: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    process, address = local
+    hurried = broker(address, request_timeout_s=1.0)
+    hurried.create_topics({"in": 1})
+    with closing(hurried.stream(["in"])) as stream:
+        stream.publish([Message("in", None, b"0")], {})
+    reading = hurried.read(["in"], Window())
+    with frozen(process), pytest.raises(BrokerUnavailable):
+        list(reading)

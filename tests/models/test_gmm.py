@@ -1,0 +1,91 @@
+"""What is particular to the Gaussian mixture; the rest stands in `tests/contracts/test_models.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+from models.base import Block, Layout, seeded
+from models.gmm import GaussianMixture
+
+Covariance = Literal["full", "diag", "tied"]
+PLANE = Layout((Block("position", "numeric", 2),))
+
+
+def mixture(layout: Layout, components: int | None = None, covariance: Covariance = "full") -> GaussianMixture:
+    return GaussianMixture(layout, components=components, max_components=8, covariance=covariance)
+
+
+def clusters(n: int) -> Tensor:
+    """(n, 1, 2): four far apart, on uneven scales."""
+    generator = seeded(1)
+    centre = torch.tensor([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 9.0]])
+    rows = centre[torch.arange(n) % 4] + torch.randn(n, 2, generator=generator)
+    return (rows * torch.tensor([0.3, 2.0])).unsqueeze(1)
+
+
+def test_bic_finds_the_number_of_clusters_and_arguments_remember_it() -> None:
+    model = mixture(PLANE)
+    report = model.fit(clusters(800), clusters(80), seed=0)
+    assert report.details["components"] == 4
+    assert model.arguments["components"] == 4
+    torch.testing.assert_close(model.weights, torch.full((4,), 0.25), rtol=0, atol=0.03)
+
+
+def test_no_more_components_are_tried_than_allowed() -> None:
+    model = GaussianMixture(PLANE, components=None, max_components=3, covariance="full")
+    assert model.fit(clusters(800), clusters(80), seed=0).details["components"] == 2
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag", "tied"])
+def test_the_score_is_the_mixtures_negative_log_density(covariance: Covariance) -> None:
+    model, rows = mixture(PLANE, 4, covariance), clusters(800)
+    model.fit(rows, rows, seed=0)
+    density = torch.zeros(50, dtype=torch.float64)
+    for k in range(4):
+        unit = model._coloured(torch.eye(2), k).double()
+        normal = multivariate_normal(model.means[k].double().numpy(), (unit.T @ unit).numpy())
+        density += float(model.weights[k]) * torch.from_numpy(np.asarray(normal.pdf(rows[:50, 0].numpy())))
+    torch.testing.assert_close(model.score(rows[:50]).double(), -density.log(), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_expected_is_the_conditional_expectation() -> None:
+    generator = seeded(1)
+    cause = torch.randn(4000, 1, generator=generator)
+    rows = torch.cat([cause, 0.8 * cause + 0.6 * torch.randn(4000, 1, generator=generator)], 1).unsqueeze(1)
+    model = mixture(PLANE, 1)
+    model.fit(rows, rows, seed=0)
+    share, expected = model.explain(torch.tensor([[[1.0, -6.0]]]))
+    assert float(share[0, 1]) > 0.9
+    assert float(expected[0, 1]) == pytest.approx(0.8, abs=0.05)
+
+
+def test_an_unseen_flag_costs_about_as_many_nats_as_there_were_rows() -> None:
+    model = mixture(Layout((Block("load", "numeric"), Block("failed", "binary"))), 1)
+    rows = torch.cat([torch.randn(500, 1, 1, generator=seeded(1)), torch.zeros(500, 1, 1)], -1)
+    model.fit(rows, rows, seed=0)
+    flagged = torch.tensor([[[0.0, 0.0]], [[0.0, 1.0]]])
+    normal, unseen = model.score(flagged).tolist()
+    assert 400 < unseen - normal < 600
+
+
+def test_the_most_frequent_category_costs_the_same_whether_set_or_not() -> None:
+    layout = Layout((Block("zone", "categorical", 3),))
+    zone = torch.multinomial(torch.tensor([0.2, 0.7, 0.1]), 500, replacement=True, generator=seeded(1))
+    rows = torch.nn.functional.one_hot(zone, 3).float().unsqueeze(1)
+    model = mixture(layout, 1)
+    model.fit(rows, rows, seed=0)
+    frequent, none = model.score(torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, 0.0]]])).tolist()
+    assert model.reference.tolist() == [False, True, False]
+    assert frequent == pytest.approx(none)
+    assert model.explain(rows[:9]).expected.sum(1) == pytest.approx(1.0)
+
+
+def test_more_rows_than_are_needed_do_not_change_what_is_reported() -> None:
+    model, rows = mixture(PLANE, 1), clusters(12_000)
+    assert model.fit(rows, rows[:50], seed=0).details["rows"] == 10_000
