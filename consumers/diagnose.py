@@ -73,6 +73,7 @@ def _probe(address: _Address, settings: KafkaSettings) -> None:
             _ask_versions(stream)
             if settings.security.mechanism is not None:
                 _authenticate(stream, address, settings.security)
+                return
             welcome = _answers_requests(stream)
         if not welcome:
             with _connected(address, context, timeout_s) as stream:

@@ -58,12 +58,12 @@ def checks(config: Path) -> Iterator[Check]:
     yield Check("settings", True, f"{config} describes detector '{settings.name}'")
     broker = _attempt("broker", lambda: _reach(settings), "")
     yield broker
-    for name, topics, remedy in (
-        ("topics to read", settings.stream.topics, "Create it, or mend stream.topics; `run` waits for it."),
-        ("topics to write", [settings.alerts.topic, settings.dead_letter_topic], "`run` creates it where it may."),
+    for name, look, remedy in (
+        ("topics to read", _read_topics, "Create it, or mend stream.topics; `run` waits for it."),
+        ("topics to write", _written_topics, "Mend alerts.topic or dead_letters.topic."),
     ):
         if broker.ok:
-            yield _attempt(name, partial(_topics, settings, topics), remedy)
+            yield _attempt(name, partial(look, settings), remedy)
         else:
             yield Check(name, None, "not looked at: the broker is not reached")
     store = Store(settings.store.url, settings.name)
@@ -85,14 +85,20 @@ def _reach(settings: DetectorSettings) -> str:
     return f"{settings.kafka.bootstrap} answers" + (f" and accepts user '{user}'" if user else "")
 
 
-def _topics(settings: DetectorSettings, topics: list[str]) -> str:
-    broker = connect(settings)
+def _read_topics(settings: DetectorSettings) -> str:
+    topics, broker = settings.stream.topics, connect(settings)
     there = broker.partitions(topics)
     if missing := sorted(set(topics) - set(there)):
         raise SettingsError(f"topic {', '.join(missing)} is not there")
-    for _ in broker.read(topics, Window(records=0)):
+    for _ in broker.read(topics, Window(records=1)):
         pass
     return ", ".join(f"{topic} ({count} partition{'s' * (count > 1)})" for topic, count in there.items())
+
+
+def _written_topics(settings: DetectorSettings) -> str:
+    topics = [settings.alerts.topic, settings.dead_letter_topic]
+    there = connect(settings).partitions(topics)
+    return ", ".join(topic if topic in there else f"{topic} (`run` creates it)" for topic in topics)
 
 
 def _writable(store: Store) -> str:
