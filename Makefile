@@ -24,9 +24,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The suites that meet a broker, on the one at OFFNOMINAL_TEST_BOOTSTRAP.
+# The broker's contract and the main job from end to end, on the broker at OFFNOMINAL_TEST_BOOTSTRAP.
 broker-test: setup
-	$(PYTEST) -m broker
+	$(PYTEST) --numprocesses 2 tests/contracts/test_stream.py tests/consumers/test_kafka_python.py tests/test_end_to_end.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

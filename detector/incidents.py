@@ -60,7 +60,7 @@ class Incidents:
         rows = np.flatnonzero(np.fromiter(map(involved.__contains__, columns.entity), bool, len(columns)))
         if not len(rows):
             return []
-        entities, group = np.unique(columns.entity[rows].astype(str), return_inverse=True)
+        entities, group = np.unique(columns.entity[rows], return_inverse=True)
         order = np.argsort(group, kind="stable")
         parts = np.split(rows[order], np.cumsum(np.bincount(group))[:-1])
         found = [

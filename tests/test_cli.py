@@ -140,7 +140,6 @@ def test_a_dead_broker_is_told_in_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.broker
 def test_check_names_what_is_missing_and_then_ticks_everything(config: Path, topic: str) -> None:
     before = {check["name"]: check for check in json.loads(offnominal("check", "-c", config, "--json").stdout)}
     assert before["broker"]["ok"]
@@ -153,7 +152,6 @@ def test_check_names_what_is_missing_and_then_ticks_everything(config: Path, top
     assert after == dict.fromkeys(after, True)
 
 
-@pytest.mark.broker
 def test_init_train_run_and_follow_as_the_readme_says(config: Path, bootstrap: str, topic: str) -> None:
     trained = offnominal("train", "-c", config, "--json")
     assert trained.returncode == 0, trained.stderr
@@ -179,7 +177,6 @@ def test_init_train_run_and_follow_as_the_readme_says(config: Path, bootstrap: s
     assert 3_250 in {json.loads(line)["source"]["offset"] for line in followed}
 
 
-@pytest.mark.broker
 def test_a_dry_run_prints_alerts_and_publishes_nothing(config: Path, bootstrap: str, topic: str) -> None:
     assert offnominal("train", "-c", config).returncode == 0
     config.write_text(config.read_text().replace("kafka:", "kafka:\n  start: earliest", 1))
@@ -194,7 +191,6 @@ def test_a_dry_run_prints_alerts_and_publishes_nothing(config: Path, bootstrap: 
     assert broker.partitions([f"{topic}-alerts"]) == {}
 
 
-@pytest.mark.broker
 def test_a_version_trained_meanwhile_is_taken_by_the_running_daemon(config: Path, bootstrap: str, topic: str) -> None:
     trained = offnominal("train", "-c", config, "--json")
     first = json.loads(trained.stdout)["version"]
@@ -208,8 +204,7 @@ def test_a_version_trained_meanwhile_is_taken_by_the_running_daemon(config: Path
     assert first in offnominal("models", "rollback", "-c", config).stdout
 
 
-@pytest.mark.broker
-def test_the_demo_prints_its_figures_as_one_json_object_last(bootstrap: str, tmp_path: Path) -> None:
+def test_the_demo_prints_its_figures_as_one_json_object_last(tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     shown = offnominal("demo", "--seconds", "5", "--json", "--report", report, timeout_s=240)
     assert shown.returncode == 0, shown.stderr

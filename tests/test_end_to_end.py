@@ -30,8 +30,6 @@ from detector.training import train
 from detector.training_data import gather
 from tests.consumers.garbage import ENTITY, FEATURES, TIMESTAMP, garbage, good
 
-pytestmark = pytest.mark.broker
-
 DEADLINE_S = 60
 
 

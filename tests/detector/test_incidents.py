@@ -59,6 +59,11 @@ def test_entities_do_not_touch_each_other() -> None:
     assert told(found) == [(0, "opened", "a"), (1, "opened", "b"), (2, "resolved", "b")]
 
 
+def test_entities_that_differ_in_a_trailing_nul_only_are_two() -> None:
+    found = feed(Incidents(300), [("a", 0, True), ("a\0", 1, True)])
+    assert told(found) == [(0, "opened", "a"), (1, "opened", "a\0")]
+
+
 def test_an_entity_that_falls_silent_stays_open() -> None:
     incidents = Incidents(300)
     feed(incidents, [("a", 0, True), ("b", 500, False)])
