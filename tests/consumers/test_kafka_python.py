@@ -13,6 +13,7 @@ import pytest
 from kafka import KafkaProducer
 
 from consumers.batch import Message, Partition, Position
+from consumers.diagnose import diagnose
 from consumers.embedded import broker_process
 from consumers.errors import BrokerUnavailable, OutcomeUnknown, Retry, Stop
 from consumers.kafka_member import KafkaPythonStream
@@ -72,34 +73,40 @@ def test_nothing_of_a_transaction_is_seen_when_one_message_is_too_large(bootstra
         assert first_records(stream) == [b"0"]
 
 
-@contextmanager
-def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    os.killpg(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGCONT)
+class Local:
+    """A broker of its own, which can be frozen."""
+
+    def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
+        self._process = process
+        self.address = address
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            while diagnose(KafkaSettings(bootstrap=self.address, request_timeout_s=1.0)) is None:
+                """The signal is on its way."""
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
 
 @pytest.fixture
-def local() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A broker of its own, to be frozen."""
+def local() -> Iterator[Local]:
     with broker_process() as (process, address):
-        yield process, address
+        yield Local(process, address)
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_publishing_to_a_frozen_broker_ends_at_the_deadline_and_leaves_no_trace(
-    local: tuple[subprocess.Popen[bytes], str], delivery: str
-) -> None:
-    process, address = local
+def test_publishing_to_a_frozen_broker_ends_at_the_deadline_and_leaves_no_trace(local: Local, delivery: str) -> None:
+    address = local.address
     patient = broker(address, delivery=delivery)
     patient.create_topics({"in": 1, "out": 1})
     hurried = broker(address, delivery=delivery, request_timeout_s=1.0)
     with closing(hurried.stream(["in"])) as stream:
         stream.publish([Message("in", None, b"0"), Message("out", None, b"first")], {})
         assert first_records(stream) == [b"0"]
-        with frozen(process):
+        with local.frozen():
             with pytest.raises(Retry):
                 stream.publish([Message("out", None, b"lost")], {Partition("in", 0): Position(1)})
             stream.close()
@@ -112,10 +119,8 @@ def test_publishing_to_a_frozen_broker_ends_at_the_deadline_and_leaves_no_trace(
     assert delivery == "at_least_once" or everything(address, "out") == [b"first", b"second"]
 
 
-def test_a_commit_without_an_answer_has_an_unknown_outcome(
-    local: tuple[subprocess.Popen[bytes], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process, address = local
+def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = local.address
     patient = broker(address)
     patient.create_topics({"in": 1, "out": 1})
     with closing(broker(address, request_timeout_s=1.0).stream(["in"])) as stream, ExitStack() as thaw:
@@ -124,7 +129,7 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(
         commit = stream._producer.commit_transaction
 
         def freeze_and_commit() -> None:
-            thaw.enter_context(frozen(process))
+            thaw.enter_context(local.frozen())
             commit()
 
         monkeypatch.setattr(stream._producer, "commit_transaction", freeze_and_commit)
@@ -138,13 +143,12 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(
 
 
 def test_reading_ends_with_an_error_when_the_broker_falls_silent(
-    local: tuple[subprocess.Popen[bytes], str],
+    local: Local,
 ) -> None:
-    process, address = local
-    hurried = broker(address, request_timeout_s=1.0)
+    hurried = broker(local.address, request_timeout_s=1.0)
     hurried.create_topics({"in": 1})
     with closing(hurried.stream(["in"])) as stream:
         stream.publish([Message("in", None, b"0")], {})
     reading = hurried.read(["in"], Window())
-    with frozen(process), pytest.raises(BrokerUnavailable):
+    with local.frozen(), pytest.raises(BrokerUnavailable):
         list(reading)
