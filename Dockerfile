@@ -14,7 +14,8 @@ RUN python -m venv /opt/offnominal \
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/offnominal --create-home offnominal
 COPY --from=build /opt/offnominal /opt/offnominal
-ENV PATH=/opt/offnominal/bin:$PATH PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib
+ENV PATH=/opt/offnominal/bin:$PATH PYTHONDONTWRITEBYTECODE=1 MPLCONFIGDIR=/tmp/matplotlib \
+    OFFNOMINAL__WEB__HOST=0.0.0.0
 USER offnominal
 WORKDIR /var/lib/offnominal
 EXPOSE 8686

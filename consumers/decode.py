@@ -24,6 +24,8 @@ which measures 1.3 (8 fields) to 1.5 (38 fields) times as fast as a batch of 16,
 ERROR_LENGTH = 200
 HEADER_PREFIX = "offnominal."
 
+MOST_ENTITY_CHARACTERS = 512
+
 
 class DeadLetterReason(StrEnum):
     """Why a record cannot be scored."""
@@ -42,10 +44,14 @@ class DeadLetterReason(StrEnum):
     """A number too large for its field: beyond 1.8e308, or an integer of thousands of digits."""
     MISSING_ENTITY = "missing_entity"
     """The entity field is missing, null or an empty string."""
+    ENTITY_TOO_LONG = "entity_too_long"
+    """The entity's name has more characters than a name of a thing has; it goes into every alert and every key."""
     BAD_TIMESTAMP = "bad_timestamp"
     """No time between the years 1970 and 9999."""
     NO_FEATURES = "no_features"
     """Every feature is missing or null."""
+    UNSCORABLE = "unscorable"
+    """Decoded, but a model gives no number for it."""
 
 
 class JsonDecoder:
@@ -131,6 +137,9 @@ def refusals(
     if schema.entity:
         error = f"Field '{schema.entity}' is missing, null or empty. Expected the name of an entity."
         refused.append((DeadLetterReason.MISSING_ENTITY, error, ~entity.astype(np.bool_)))
+        lengths = np.fromiter((len(name or "") for name in entity), np.int64, len(entity))
+        error = f"Field '{schema.entity}' is too long. Expected at most {MOST_ENTITY_CHARACTERS} characters."
+        refused.append((DeadLetterReason.ENTITY_TOO_LONG, error, lengths > MOST_ENTITY_CHARACTERS))
     origin = "The broker's timestamp"
     if schema.timestamp:
         origin = f"Field '{schema.timestamp}' (the broker's timestamp where it is missing)"

@@ -121,7 +121,7 @@ class KafkaPythonStream:
         if self._unusable == "closed":
             return
         self._unusable = "closed"
-        with suppress(kafka.KafkaError):
+        with suppress(kafka.KafkaError, RuntimeError):  # RuntimeError: its event loop has ended already
             within(self._timeout_s, lambda: self._consumer.close(autocommit=False))
         self._end_producer()
 
@@ -154,9 +154,12 @@ class KafkaPythonStream:
     def _publish_then_commit(
         self, messages: Sequence[Message], offsets: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> None:
-        self._await(self._send(messages))
-        if offsets:
-            self._consumer.commit(offsets, timeout_ms=self._timeout_s * 1000)
+        try:
+            self._await(self._send(messages))
+            if offsets:
+                self._consumer.commit(offsets, timeout_ms=self._timeout_s * 1000)
+        except kafka.KafkaTimeoutError as error:
+            raise OutcomeUnknown(f"{self._doing('publishing')}: {error}") from error
 
     def _send(self, messages: Sequence[Message]) -> list[Any]:
         return [
@@ -188,7 +191,7 @@ class KafkaPythonStream:
             if committed is None:
                 undecided[key] = OffsetAndMetadata(offset, "", -1)
             self._consumer.seek(key, offset)
-            places[Partition(*key)] = Position(offset, committed.metadata if committed else "")
+            places[Partition(*key)] = Position(offset, committed.metadata or "" if committed else "")
             self._ends[Partition(*key)] = ends[key]
         with suppress(kafka.CommitFailedError, kafka.RebalanceInProgressError):
             self._consumer.commit(undecided, timeout_ms=self._timeout_s * 1000)

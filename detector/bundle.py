@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from consumers.batch import Partition
 from detector import __version__
 from detector.calibration import Calibration
-from detector.errors import BundleError
+from detector.config import DetectorSettings
+from detector.errors import BundleError, NotEnoughRows
 from detector.features import FeatureEncoder
 from models.base import GenerativeModel, Layout
 from models.registry import build
@@ -107,6 +108,26 @@ class Bundle:
     @property
     def version(self) -> str:
         return self.manifest.version
+
+    def require_fit(self, settings: DetectorSettings) -> None:
+        """Raises `BundleError` where the settings ask for something else than this version was trained for."""
+        made, asked = self.manifest, settings.stream
+        told = (
+            ("stream.entity", made.entity, asked.entity),
+            ("stream.timestamp", made.timestamp, asked.timestamp),
+            ("window.length", self.encoder.window, settings.window.length),
+            ("models", sorted(self.models), sorted(model.type for model in settings.models)),
+        )
+        differences = [f"{key} {was!r}, not {now!r}" for key, was, now in told if was != now]
+        if settings.features != "auto" and tuple(settings.features) != self.encoder.features:
+            names = ", ".join(feature.name for feature in self.encoder.features)
+            differences.append(f"other features or kinds of them ({names})")
+        if differences:
+            raise BundleError(f"Version {self.version} was trained for {'; '.join(differences)}. Train again.")
+        try:
+            self.calibration.require(settings.alerts.rate)
+        except NotEnoughRows as error:
+            raise BundleError(f"Version {self.version}: {error} Train on more records.") from error
 
     def to_files(self) -> dict[str, bytes]:
         """The bundle as named files, the manifest last."""

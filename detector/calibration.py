@@ -39,7 +39,7 @@ class ScoreScale:
     Up to the largest calibration score, p is the split-conformal p-value (#{c >= s} + 1) / (n + 1), for which
     exchangeable records have P(p <= a) <= a for every a (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random
     World, 2005). Beyond it p goes on as a generalised Pareto tail (Pickands 1975), fitted to the highest tenth by
-    probability-weighted moments (Hosking & Wallis, Technometrics 1987, section 3), continuous where it begins.
+    probability-weighted moments (Hosking & Wallis, Technometrics 1987, section 3).
     """
 
     sorted_scores: NDArray[np.float64]
@@ -58,13 +58,13 @@ class ScoreScale:
         count = max(3, int(TAIL_SHARE * len(ordered)), min(10, len(ordered) // 3))
         start = ordered[-count]
         shape, scale = _generalised_pareto(ordered[-count:] - start)
-        return cls(ordered, float(start), shape, max(scale, 1e-3 * float(start - np.median(ordered)), 1e-9))
+        least = 1e-5 * max(1.0, abs(float(start)))  # rounding of float32 scores must not look like surprise
+        return cls(ordered, float(start), shape, max(scale, 1e-3 * float(start - np.median(ordered)), least))
 
     def nats(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """−ln p of scores (n,): non-decreasing in the score, without an upper end."""
         n, largest = len(self.sorted_scores), self.sorted_scores[-1]
-        inside = np.minimum(scores.astype(np.float64), largest)
-        at_or_above = n - np.searchsorted(self.sorted_scores, inside, side="left")
+        at_or_above = n - np.searchsorted(self.sorted_scores, scores.astype(np.float64), side="left")
         beyond: NDArray[np.float64] = np.maximum(0.0, self._tail(scores) - self._tail(largest))
         nats: NDArray[np.float64] = beyond - np.log((at_or_above + 1) / (n + 1))
         return nats

@@ -15,13 +15,13 @@ from consumers.errors import Retry
 from consumers.stream import Broker, Stream
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
-from detector.errors import NotEnoughRows, TrainingError
+from detector.errors import TrainingError
 from detector.health import Health
 from detector.lifecycle import ChampionWatch, Schedule, Trainer
 from detector.metrics import Metrics
 from detector.pipeline import Outcome, Pipeline
 from detector.store import Store
-from detector.training import train
+from detector.training import require_device, train
 from detector.training_data import gather
 
 log = structlog.get_logger()
@@ -56,6 +56,7 @@ class Daemon:
         self._trainer = Trainer(training_command, settings.training.timeout)
         self._owned: set[Partition] = set()
         self._stopping = threading.Event()
+        self._pause_s = RETRY_S[0]
 
     def stop(self) -> None:
         """Asks the loop to end after the batch it is at."""
@@ -63,26 +64,26 @@ class Daemon:
 
     def run(self) -> None:
         """Serves until stopped. Raises `consumers.errors.Stop` or `OffnominalError` where going on makes no sense."""
+        require_device(self._settings.device)
+        bundle = self._champion()
         self._await_topics()
-        bundle = self._first_bundle()
         if bundle is None:
+            bundle = self._train_until_there()
+        if bundle is None or self._stopping.is_set():
             return
         pipeline = Pipeline(self._settings, bundle)
         self.metrics.serving(bundle.version)
-        watch = ChampionWatch(self._store, bundle.version, self._settings.store.poll)
-        pause = RETRY_S[0]
+        watch = ChampionWatch(self._store, self._settings, bundle.version)
         try:
             while not self._stopping.is_set():
                 try:
                     self._join_and_serve(pipeline, watch, bundle)
                 except Retry as error:
                     self.health.enter("retrying", str(error))
-                    log.warning("stream lost, joining again", error=str(error), pause_s=pause)
+                    log.warning("stream lost, joining again", error=str(error), pause_s=self._pause_s)
                     pipeline.reset()
-                    self._stopping.wait(pause)
-                    pause = min(2 * pause, RETRY_S[1])
-                else:
-                    pause = RETRY_S[0]
+                    self._stopping.wait(self._pause_s)
+                    self._pause_s = min(2 * self._pause_s, RETRY_S[1])
         finally:
             self.health.enter("stopping")
             watch.stop()
@@ -106,22 +107,33 @@ class Daemon:
             self.health.enter("waiting", detail)
             self._stopping.wait(LOOK_AGAIN_S)
 
-    def _first_bundle(self) -> Bundle | None:
-        """The champion; trains the first one where there is none and the settings say so."""
+    def _champion(self) -> Bundle | None:
+        """The version to serve; None where there is none and the settings have `run` train the first."""
         if (version := self._store.champion()) is not None:
-            return self._store.load(version)
+            bundle = self._store.load(version)
+            bundle.require_fit(self._settings)
+            return bundle
         if not self._settings.training.on_start:
             raise TrainingError(
                 f"The store {self._settings.store.url} holds no version of '{self._settings.name}'. "
                 "Run `offnominal train`, or set training.on_start: true."
             )
+        return None
+
+    def _train_until_there(self) -> Bundle | None:
+        """Trains the first version, as soon as the topics hold enough records for it; None when stopped before."""
+        told = ""
         while not self._stopping.is_set():
             self.health.enter("training", "first version")
             try:
                 return self._train_first()
-            except (NotEnoughRows, Retry) as error:
-                log.warning("waiting for records to train on", reason=str(error))
-                self.health.enter("waiting", str(error))
+            except (TrainingError, Retry) as error:
+                if self._settings.training.files:
+                    raise
+                if str(error) != told:
+                    log.warning("waiting for records to train on", reason=str(error))
+                told = str(error)
+                self.health.enter("waiting", told)
                 self._stopping.wait(LOOK_AGAIN_S)
         return None
 
@@ -142,7 +154,7 @@ class Daemon:
         begin = first.manifest.data.end_positions()
         with closing(self._broker.stream(self._settings.stream.topics, begin)) as stream:
             log.info("joined", group=self._settings.group, version=pipeline.version)
-            self.health.enter("serving")
+            self.metrics.joined()
             while not self._stopping.is_set():
                 if (challenger := watch.take()) is not None:
                     pipeline.adopt(challenger)
@@ -155,19 +167,20 @@ class Daemon:
         """One batch: everything that comes of it is published at once, or none of it."""
         batch = stream.poll(self._settings.batch.max_records, self._settings.batch.max_wait)
         self._owned = (self._owned - batch.revoked) | batch.assigned.keys()
+        if self._owned:
+            self.health.enter("serving")
         self.health.turn()
         if batch.assigned or batch.revoked:
             log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
         started = time.monotonic()
         outcome = pipeline.process(batch)
-        if not len(batch):
-            return
-        stream.publish(outcome.messages, outcome.positions)
-        self.metrics.took(time.monotonic() - started, time.time())
-        self.metrics.gauge("entities").set(pipeline.entities)
-        self.metrics.gauge("evicted_entities").set(pipeline.evicted)
-        for observe in self._observers:
-            observe(batch, outcome)
+        if len(batch):
+            stream.publish(outcome.messages, outcome.positions)
+            self.metrics.took(time.monotonic() - started, time.time())
+            for observe in self._observers:
+                observe(batch, outcome)
+        self.metrics.turned(batch, outcome, entities=pipeline.entities, evicted=pipeline.evicted)
+        self._pause_s = RETRY_S[0]
 
     def _retrain_if_due(self) -> None:
         """Starts a training on schedule where this replica owns the first partition, and says how one ended."""
@@ -179,4 +192,8 @@ class Daemon:
             return
         if Partition(self._settings.stream.topics[0], 0) in self._owned:
             log.info("training starts")
-            self._trainer.start(time.monotonic())
+            try:
+                self._trainer.start(time.monotonic())
+            except OSError as error:
+                self.metrics.counter("trainings", "failed").inc()
+                log.error("training cannot be started", error=str(error))

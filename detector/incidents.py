@@ -1,7 +1,8 @@
 """Decisions to incidents: records of one entity beyond the level merge into one, until the entity has been quiet.
 
-Pure and incremental: the transitions depend on the records alone, not on where batches end. The clock is each entity's
-own event time, so a wrong clock harms no other entity; an entity that stops reporting leaves its incident open.
+Pure and incremental: the transitions depend on the records alone, not on where batches end. Time is each entity's own
+event time, so a wrong clock harms no other entity, and a jump of it in either direction ends the incident rather than
+freezing it. An entity that stops reporting leaves its incident open.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from consumers.batch import Columns
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One stretch of trouble of one entity. Times are epoch milliseconds, the peak is in nats."""
+    """One stretch of trouble of one entity.
+
+    Times are epoch milliseconds; the peak is in nats, with the model it owes it to.
+    """
 
     entity: str
     opened: int
     opened_offset: int
     last_crossing: int
-    clock: int
     records: int
     peak: float
+    peak_model: str
 
 
 class Transition(NamedTuple):
@@ -37,6 +41,19 @@ class Transition(NamedTuple):
     incident: Incident
 
 
+class Decided(NamedTuple):
+    """What was decided of n records: −ln p (n,), whether that is beyond the level (n,), and the most surprised model
+    (n,).
+    """
+
+    nats: NDArray[np.float64]
+    crossing: NDArray[np.bool_]
+    model: NDArray[np.object_]
+
+    def take(self, rows: slice) -> Decided:
+        return Decided(self.nats[rows], self.crossing[rows], self.model[rows])
+
+
 class Incidents:
     """The open incidents of one partition."""
 
@@ -44,20 +61,21 @@ class Incidents:
         self._quiet_ms = round(quiet_for_s * 1000)
         self._open: dict[str, Incident] = {}
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     @property
     def open(self) -> list[Incident]:
-        """Open incidents, in the order in which they were opened."""
+        """Open incidents, in no particular order."""
         return list(self._open.values())
 
-    def update(self, columns: Columns, nats: NDArray[np.float64], crossing: NDArray[np.bool_]) -> list[Transition]:
-        """Takes in records of this partition in offset order; `crossing` marks those beyond the level.
-
-        Returns transitions in row order.
-        """
-        involved = self._open.keys() | set(columns.entity[crossing].tolist())
-        if not involved:
+    def update(self, columns: Columns, decided: Decided) -> list[Transition]:
+        """Takes in records of this partition in offset order. Returns transitions in row order."""
+        hot = set(columns.entity[decided.crossing].tolist())
+        if not hot and not self._open:
             return []
-        rows = np.flatnonzero(np.fromiter(map(involved.__contains__, columns.entity), bool, len(columns)))
+        involved = np.fromiter((e in hot or e in self._open for e in columns.entity), bool, len(columns))
+        rows = np.flatnonzero(involved)
         if not len(rows):
             return []
         entities, group = np.unique(columns.entity[rows], return_inverse=True)
@@ -66,60 +84,54 @@ class Incidents:
         found = [
             transition
             for entity, part in zip(entities.tolist(), parts, strict=True)
-            for transition in self._follow(entity, part, columns, nats, crossing)
+            for transition in self._follow(entity, part, columns, decided)
         ]
         return sorted(found, key=lambda transition: transition.row)
 
-    def _follow(
-        self,
-        entity: str,
-        rows: NDArray[np.intp],
-        columns: Columns,
-        nats: NDArray[np.float64],
-        crossing: NDArray[np.bool_],
-    ) -> Iterator[Transition]:
-        """Transitions of one entity over its records; the loop turns once a transition, not once a record."""
-        times, hot = columns.time[rows], np.flatnonzero(crossing[rows])
+    def _follow(self, entity: str, rows: NDArray[np.intp], columns: Columns, decided: Decided) -> Iterator[Transition]:
+        """Transitions of one entity over its records; the loop turns once an incident, not once a record."""
+        times, crossing = columns.time[rows], decided.crossing[rows]
         incident, at = self._open.pop(entity, None), 0
         while True:
             if incident is None:
-                hot = hot[np.searchsorted(hot, at) :]
-                if not len(hot):
+                following = np.flatnonzero(crossing[at:])
+                if not len(following):
                     return
-                at = int(hot[0])
-                row, time = int(rows[at]), int(times[at])
-                incident = Incident(entity, time, int(columns.offsets[row]), time, time, 1, float(nats[row]))
-                yield Transition(row, "opened", incident)
+                at += int(following[0])
+                incident = self._opened(entity, int(rows[at]), columns, decided)
+                yield Transition(int(rows[at]), "opened", incident)
                 at += 1
-            clock = np.maximum.accumulate(np.maximum(times[at:], incident.clock))
-            incident, quiet_at = self._advance(incident, clock, hot[np.searchsorted(hot, at) :] - at, nats[rows[at:]])
-            if quiet_at is None:
+            quiet_at = self._quiet_at(incident.last_crossing, times[at:], crossing[at:])
+            taken = rows[at : at + quiet_at][crossing[at : at + quiet_at]]
+            incident = self._grown(incident, taken, columns, decided)
+            at += quiet_at
+            if at == len(rows):
                 self._open[entity] = incident
                 return
-            yield Transition(int(rows[at + quiet_at]), "resolved", incident)
-            incident, at = None, at + quiet_at
+            yield Transition(int(rows[at]), "resolved", incident)
+            incident = None
 
-    def _advance(
-        self, incident: Incident, clock: NDArray[np.int64], hot: NDArray[np.intp], nats: NDArray[np.float64]
-    ) -> tuple[Incident, int | None]:
-        """Carries an incident over records with this non-decreasing `clock`, of which `hot` cross.
+    def _quiet_at(self, last_crossing: int, times: NDArray[np.int64], crossing: NDArray[np.bool_]) -> int:
+        """The first record that is the quiet time away from the crossing before it; how many there are if none is."""
+        before = np.maximum.accumulate(np.where(crossing, np.arange(len(times)), -1))
+        before = np.concatenate([[-1], before[:-1]])[: len(times)]
+        latest = np.where(before >= 0, times[before], last_crossing)
+        away = np.flatnonzero(np.abs(times - latest) >= self._quiet_ms)
+        return int(away[0]) if len(away) else len(times)
 
-        Also says which record, if any, ends it.
-        """
-        crossings = np.concatenate([[incident.last_crossing], clock[hot]])
-        gaps = np.flatnonzero(np.diff(crossings) >= self._quiet_ms)
-        taken = hot[: gaps[0]] if len(gaps) else hot
-        last = int(crossings[len(taken)])
-        quiet_at = int(np.searchsorted(clock, last + self._quiet_ms))
-        ended = quiet_at < len(clock)
-        seen = clock[: quiet_at + 1] if ended else clock
-        return (
-            replace(
-                incident,
-                last_crossing=last,
-                clock=int(seen[-1]) if len(seen) else incident.clock,
-                records=incident.records + len(taken),
-                peak=max(incident.peak, float(nats[taken].max(initial=-np.inf))),
-            ),
-            quiet_at if ended else None,
-        )
+    @staticmethod
+    def _opened(entity: str, row: int, columns: Columns, decided: Decided) -> Incident:
+        time = int(columns.time[row])
+        peak, model = float(decided.nats[row]), str(decided.model[row])
+        return Incident(entity, time, int(columns.offsets[row]), time, 1, peak, model)
+
+    @staticmethod
+    def _grown(incident: Incident, rows: NDArray[np.intp], columns: Columns, decided: Decided) -> Incident:
+        """The incident with further crossing records."""
+        if not len(rows):
+            return incident
+        highest = rows[decided.nats[rows].argmax()]
+        grown = replace(incident, last_crossing=int(columns.time[rows[-1]]), records=incident.records + len(rows))
+        if decided.nats[highest] <= incident.peak:
+            return grown
+        return replace(grown, peak=float(decided.nats[highest]), peak_model=str(decided.model[highest]))

@@ -17,7 +17,7 @@ import structlog
 from croniter import croniter
 
 from detector.bundle import Bundle
-from detector.config import TrainingSettings
+from detector.config import DetectorSettings, TrainingSettings
 from detector.errors import OffnominalError
 from detector.store import Store
 
@@ -66,7 +66,7 @@ class Trainer:
         return self._process is not None
 
     def start(self, now: float) -> None:
-        """Starts a training; `now` is in monotonic seconds."""
+        """Starts a training; `now` is in monotonic seconds. Raises `OSError` where no process can be started."""
         self._deadline = now + self._timeout_s
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
@@ -98,10 +98,11 @@ _RESULTS: dict[int, Result] = {0: "promoted", UNSOUND: "unsound"}
 class ChampionWatch:
     """Looks at the store now and then, in a thread, and has the champion loaded before the loop asks for it."""
 
-    def __init__(self, store: Store, serving: str, poll_s: float) -> None:
+    def __init__(self, store: Store, settings: DetectorSettings, serving: str) -> None:
         self._store = store
-        self._poll_s = poll_s
+        self._settings = settings
         self._seen = serving
+        self._trouble = ""
         self._found: Bundle | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -119,17 +120,22 @@ class ChampionWatch:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._poll_s):
+        while not self._stopped.wait(self._settings.store.poll):
+            trouble = ""
             try:
                 self._look()
-            except OffnominalError as error:
-                log.error("the champion in the store cannot be used; the version in service stays", error=str(error))
+            except (OffnominalError, OSError, RuntimeError, MemoryError) as error:
+                trouble = str(error)
+            if trouble and trouble != self._trouble:
+                log.error("the champion in the store cannot be used; the version in service stays", error=trouble)
+            self._trouble = trouble
 
     def _look(self) -> None:
         version = self._store.champion()
         if version is None or version == self._seen:
             return
-        self._seen = version
         bundle = self._store.load(version)
+        bundle.require_fit(self._settings)
+        self._seen = version
         with self._lock:
             self._found = bundle

@@ -78,7 +78,7 @@ class Metrics:
         }
         self._detector = detector
         self._scored = self._opened = self._crossing = 0
-        self._lagging: set[Partition] = set()
+        self._positions: dict[Partition, int] = {}
         self.gauge("promised_rate").set(promised_rate)
 
     def counter(self, name: str, *labels: str) -> Counter:
@@ -102,11 +102,9 @@ class Metrics:
             self.counter("dead_letters", reason).inc(count)
         for (kind, severity), count in Tally((alert.kind, alert.severity) for alert in outcome.alerts).items():
             self.counter("alerts", kind, severity).inc(count)
-        self.gauge("open_incidents").set(len(outcome.open_incidents))
         if self._scored:
             self.gauge("realised_rate").set(self._opened / self._scored)
             self.gauge("crossing_rate").set(self._crossing / self._scored)
-        self._lag(batch, outcome)
 
     def took(self, seconds: float, finished_at: float) -> None:
         """A batch took so long, until that epoch second."""
@@ -122,13 +120,22 @@ class Metrics:
         series.clear()
         self.gauge("version_info", version).set(1)
 
-    def _lag(self, batch: RawBatch, outcome: Outcome) -> None:
+    def joined(self) -> None:
+        """The group is joined anew: partitions of before are no longer ours."""
+        self._positions.clear()
+
+    def turned(self, batch: RawBatch, outcome: Outcome, *, entities: int, evicted: int) -> None:
+        """The loop has turned, with records or without."""
+        self.gauge("open_incidents").set(outcome.open_incidents)
+        self.gauge("entities").set(entities)
+        self.gauge("evicted_entities").set(evicted)
+        for partition in batch.revoked:
+            self._positions.pop(partition, None)
+        self._positions |= {partition: position.offset for partition, position in batch.assigned.items()}
+        self._positions |= {partition: position.offset for partition, position in outcome.positions.items()}
         series = self._series["lag_records"]
         assert isinstance(series, Gauge)
-        for topic, number in batch.revoked & self._lagging:
-            series.remove(self._detector, topic, str(number))
-        self._lagging -= batch.revoked
-        for partition, position in outcome.positions.items():
-            end = batch.ends.get(partition, position.offset)
-            self.gauge("lag_records", partition.topic, str(partition.number)).set(max(0, end - position.offset))
-            self._lagging.add(partition)
+        series.clear()
+        for partition, offset in self._positions.items():
+            lag = max(0, batch.ends.get(partition, offset) - offset)
+            self.gauge("lag_records", partition.topic, str(partition.number)).set(lag)

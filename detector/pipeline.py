@@ -14,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
-from consumers.decode import JsonDecoder, dead_letter_message
+from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
 from detector.alerts import Alert, Reason, Source, event_time, identifier, severity
 from detector.bundle import Bundle
 from detector.calibration import threshold
 from detector.config import DetectorSettings
-from detector.incidents import Incident, Incidents, Transition
+from detector.features import FeatureReason
+from detector.incidents import Decided, Incidents, Transition
 from detector.windows import EntityHistory
 from models.scorer import Scorer
 
 NEGLIGIBLE_SHARE = 0.01
 """Features with a smaller part in an alert are not named, unless none has a larger one."""
+LONGEST_TEXT = 200
+"""Characters of a record's text that an alert repeats: an alert must fit into a message whatever the record holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Outcome:
     dead_letters: Sequence[DeadLetter]
     messages: Sequence[Message]
     positions: dict[Partition, Position]
-    open_incidents: Sequence[Incident]
+    open_incidents: int
     version: str
 
     @property
@@ -89,9 +92,9 @@ class Pipeline:
         return self._bundle.version
 
     @property
-    def open_incidents(self) -> list[Incident]:
+    def open_incidents(self) -> int:
         """Open incidents of all partitions."""
-        return [incident for state in self._states.values() for incident in state.incidents.open]
+        return sum(len(state.incidents) for state in self._states.values())
 
     @property
     def entities(self) -> int:
@@ -110,13 +113,13 @@ class Pipeline:
         columns, letters = self._decoder.decode(batch)
         scored = self._score(columns)
         if not (finite := np.isfinite(scored.nats)).all():
-            letters = letters + [
-                DeadLetter(int(row), "unscorable", "a model gave no number") for row in columns.row[~finite]
-            ]
+            lost = columns.row[~finite].tolist()
+            letters += [DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number") for row in lost]
             columns = columns.take(finite)
             scored = Scored(scored.x[finite], scored.by_model[:, finite], scored.nats[finite])
         crossing = scored.nats >= self._threshold
-        alerts = self._alerts(columns, scored, self._transitions(columns, scored.nats, crossing))
+        decided = Decided(scored.nats, crossing, self._most_surprised(scored))
+        alerts = self._alerts(columns, scored, self._transitions(columns, decided))
         settings = self._settings
         return Outcome(
             columns=columns,
@@ -163,12 +166,15 @@ class Pipeline:
         )
         return Scored(x, *self._bundle.calibration.nats(self._scorer.score(x)))
 
-    def _transitions(
-        self, columns: Columns, nats: NDArray[np.float64], crossing: NDArray[np.bool_]
-    ) -> list[Transition]:
+    def _most_surprised(self, scored: Scored) -> NDArray[np.object_]:
+        names: NDArray[np.object_] = np.array(list(self._bundle.models), object)
+        most: NDArray[np.object_] = names[scored.by_model.argmax(axis=0)]
+        return most
+
+    def _transitions(self, columns: Columns, decided: Decided) -> list[Transition]:
         found = []
         for partition, rows in columns.by_partition():
-            part = self._state(partition).incidents.update(columns.take(rows), nats[rows], crossing[rows])
+            part = self._state(partition).incidents.update(columns.take(rows), decided.take(rows))
             found += [transition._replace(row=transition.row + rows.start) for transition in part]
         return found
 
@@ -198,7 +204,7 @@ class Pipeline:
             score=score,
             threshold=self._threshold,
             records=incident.records,
-            model=list(self._bundle.models)[int(scored.by_model[:, row].argmax())],
+            model=incident.peak_model,
             version=self.version,
             reasons=reasons if kind == "opened" else [],
             source=source,
@@ -217,9 +223,13 @@ class Pipeline:
                 columns.take(chosen), scored.x[chosen, -1], share, expected, self._settings.alerts.max_reasons
             )
             for row, parts in zip(chosen.tolist(), told, strict=True):
-                reasons[row] = [
-                    Reason(**{**part._asdict(), "share": min(1.0, part.share)})
-                    for place, part in enumerate(parts)
-                    if place == 0 or part.share >= NEGLIGIBLE_SHARE
-                ]
+                reasons[row] = [_told(part) for part in parts if part is parts[0] or part.share >= NEGLIGIBLE_SHARE]
         return reasons
+
+
+def _told(part: FeatureReason) -> Reason:
+    """A reason as it is published: long texts are cut, and rounding does not take a share beyond 1."""
+    observed, expected = (
+        value[:LONGEST_TEXT] if isinstance(value, str) else value for value in (part.observed, part.expected)
+    )
+    return Reason(feature=part.feature, observed=observed, expected=expected, share=min(1.0, part.share))

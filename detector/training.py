@@ -14,13 +14,13 @@ from consumers.batch import Columns
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
 from detector.calibration import Calibration, rows_needed, threshold
 from detector.config import DetectorSettings
-from detector.errors import NotEnoughRows, TrainingError
+from detector.errors import NotEnoughRows, SettingsError, TrainingError
 from detector.features import FeatureEncoder
 from detector.training_data import TrainingData
 from detector.windows import EntityHistory
 from models.base import FitReport, GenerativeModel, Progress, silent
 from models.registry import build
-from models.scorer import Scorer
+from models.scorer import Device, Scorer, resolve_device
 
 VALIDATION_SHARE = 0.1
 """Share of the fitted rows, the newest, that models use for early stopping and choices of size."""
@@ -34,6 +34,7 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     No row that calibrates is seen by the features' scales or by a model. Raises `TrainingError` where nothing sound can
     come of it.
     """
+    require_device(settings.device)
     columns = data.columns
     fitted, calibrating = split_by_time(columns.time, settings.training.calibration_share)
     if len(calibrating) < (needed := rows_needed(settings.alerts.rate)):
@@ -80,6 +81,14 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         software=software_versions(),
     )
     return Bundle(manifest, encoder, models, calibration)
+
+
+def require_device(device: Device) -> None:
+    """Raises `SettingsError` for a device that this machine does not have."""
+    try:
+        resolve_device(device)
+    except ValueError as error:
+        raise SettingsError(f"device: {error}") from error
 
 
 def split_by_time(time: NDArray[np.int64], share: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

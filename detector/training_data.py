@@ -62,8 +62,11 @@ def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progre
         batches.append(batch)
         read = sum(map(len, batches))
         progress(min(1.0, read / (window.records or read or 1)), f"{read:,} records read")
-    if not any(map(len, batches)):
-        raise NotEnoughRows(f"Topics {', '.join(settings.stream.topics)} hold no records in the training window.")
+    if (found := sum(map(len, batches))) < settings.training.min_records:
+        raise NotEnoughRows(
+            f"Topics {', '.join(settings.stream.topics)} hold {found} records in the training window. "
+            f"Expected at least training.min_records = {settings.training.min_records}."
+        )
     features = _features(settings, lambda: list(islice((v for b in batches for v in b.values), SAMPLE_RECORDS)))
     decoder = JsonDecoder(fields(features, settings.stream.entity, settings.stream.timestamp))
     decoded = [decoder.decode(batch) for batch in batches]

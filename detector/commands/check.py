@@ -19,6 +19,7 @@ from detector.config import DetectorSettings
 from detector.errors import OffnominalError, SettingsError
 from detector.loading import load
 from detector.store import Store
+from detector.training import require_device
 
 _REMEDIES: dict[type[Exception], str] = {
     BrokerUnavailable: "Start the broker, or mend kafka.bootstrap.",
@@ -66,9 +67,9 @@ def checks(config: Path) -> Iterator[Check]:
             yield _attempt(name, partial(look, settings), remedy)
         else:
             yield Check(name, None, "not looked at: the broker is not reached")
-    store = Store(settings.store.url, settings.name)
-    yield _attempt("store", lambda: _writable(store), "Mend store.url, or the rights on it.")
-    yield _attempt("model", lambda: _model(store, settings), "Run `offnominal train`, or set training.on_start: true.")
+    yield _attempt("store", partial(_writable, settings), "Mend store.url, or the rights on it.")
+    yield _attempt("device", partial(_device, settings), "Set device: auto.")
+    yield _attempt("model", partial(_model, settings), "Run `offnominal train`, or set training.on_start: true.")
 
 
 def _attempt(name: str, look: Callable[[], str], remedy: str) -> Check:
@@ -101,17 +102,24 @@ def _written_topics(settings: DetectorSettings) -> str:
     return ", ".join(topic if topic in there else f"{topic} (`run` creates it)" for topic in topics)
 
 
-def _writable(store: Store) -> str:
-    store.check_writable()
-    return f"{store.url} can be written"
+def _writable(settings: DetectorSettings) -> str:
+    Store(settings.store.url, settings.name).check_writable()
+    return f"{settings.store.url} can be written"
 
 
-def _model(store: Store, settings: DetectorSettings) -> str:
+def _device(settings: DetectorSettings) -> str:
+    require_device(settings.device)
+    return f"{settings.device} is there"
+
+
+def _model(settings: DetectorSettings) -> str:
+    store = Store(settings.store.url, settings.name)
     if (version := store.champion()) is None:
         if settings.training.on_start:
             return "none yet; `run` trains the first one"
         raise OffnominalError(f"the store holds no version of '{settings.name}'")
     bundle = store.load(version)
+    bundle.require_fit(settings)
     return f"{version} ({', '.join(bundle.models)}) loads"
 
 

@@ -33,11 +33,13 @@ def write_settings(source: str, output: Path, *, bootstrap: str, force: bool) ->
     inferred = infer(sample)
     if not inferred.features:
         raise SettingsError(f"No usable fields in {len(sample)} records of '{source}': {dict(inferred.notes)}")
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem if is_file else source).strip("-._") or "detector"
-    output.write_text(
-        render(inferred, name=name, bootstrap=bootstrap, topic=name if is_file else source, rate=DEFAULT_RATE),
-        encoding="utf-8",
-    )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem if is_file else source)[:100].strip("-._") or "detector"
+    topic = name if is_file else source
+    text = render(inferred, name=name, bootstrap=bootstrap, topic=topic, rate=DEFAULT_RATE)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"'{output}' cannot be written: {error.strerror}.") from error
     Console().print(
         f"{escape(str(output))}: {len(inferred.features)} features, entity {escape(inferred.entity or 'none')}, "
         f"timestamp {escape(inferred.timestamp or 'the broker')}, from {len(sample):,} records.\n"

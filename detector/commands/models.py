@@ -42,9 +42,9 @@ def show_version(settings: DetectorSettings, version: str) -> None:
 
 
 def promote_version(settings: DetectorSettings, version: str) -> None:
-    """Makes a version champion; loading it first shows that it can be."""
+    """Makes a version champion, if it loads and fits the settings."""
     store = Store(settings.store.url, settings.name)
-    store.load(version)
+    store.load(version).require_fit(settings)
     store.promote(version)
     Console().print(f"{version} serves now.")
 

@@ -45,7 +45,9 @@ def print_alerts_of_a_dry_run(settings: DetectorSettings) -> None:
         raise TrainingError(
             f"The store {settings.store.url} holds no version of '{settings.name}'. Run `offnominal train`."
         )
-    pipeline = Pipeline(settings, store.load(champion))
+    bundle = store.load(champion)
+    bundle.require_fit(settings)
+    pipeline = Pipeline(settings, bundle)
     window = Window() if settings.kafka.start == "earliest" else Window(records=0)
     stopping = threading.Event()
     with stopped_by_signals(stopping.set):

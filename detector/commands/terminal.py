@@ -96,9 +96,9 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     deadline.daemon = True
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop()
         if not deadline.is_alive():
             deadline.start()
+        stop()
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -10,7 +10,6 @@ from rich.markup import escape
 
 from detector.commands.terminal import connect, print_json, progress_shown
 from detector.config import DetectorSettings
-from detector.errors import TrainingError
 from detector.lifecycle import UNSOUND
 from detector.store import Store
 from detector.training import train
@@ -24,13 +23,9 @@ def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
     store = Store(settings.store.url, settings.name)
     store.check_writable()
     started = datetime.now(UTC)
-    try:
-        with progress_shown() as progress:
-            data = gather(settings, connect(settings), now_ms=round(started.timestamp() * 1000), progress=progress)
-            bundle = train(data, settings, created=started, progress=progress)
-    except TrainingError as error:
-        log.error("training failed", error=str(error))
-        raise
+    with progress_shown() as progress:
+        data = gather(settings, connect(settings), now_ms=round(started.timestamp() * 1000), progress=progress)
+        bundle = train(data, settings, created=started, progress=progress)
     store.save(bundle)
     manifest = bundle.manifest
     if manifest.verdict.sound:

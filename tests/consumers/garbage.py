@@ -89,6 +89,7 @@ _KINDS: tuple[Callable[[random.Random], bytes | None], ...] = (
     lambda chance: _raw(chance.choice(FEATURES), chance.choice(_TOO_LARGE)),
     lambda _: _raw("machine", b'"\\ud800"'),
     lambda chance: _with(**dict.fromkeys(FEATURES, chance.choice((None, ...)))),
+    lambda chance: _with(machine="m" * chance.randrange(513, 2_000)),
     lambda _: good(1) + good(2),
     lambda _: b"\xef\xbb\xbf" + good(3),
 )

@@ -29,7 +29,8 @@ def broker(bootstrap: str, group: str = "g", **settings: Any) -> KafkaPythonBrok
 
 
 def first_records(stream: KafkaPythonStream) -> list[bytes | None]:
-    return next(list(batch.values) for batch in iter(lambda: stream.poll(100, 0.5), None) if len(batch))
+    """What the first poll that is not empty brings."""
+    return next(list(batch.values) for batch in (stream.poll(100, 0.5) for _ in range(40)) if len(batch))
 
 
 def everything(bootstrap: str, topic: str) -> list[bytes | None]:
@@ -102,7 +103,7 @@ def test_publishing_to_a_frozen_broker_ends_at_the_deadline_and_leaves_no_trace(
     address = local.address
     patient = broker(address, delivery=delivery)
     patient.create_topics({"in": 1, "out": 1})
-    hurried = broker(address, delivery=delivery, request_timeout_s=1.0)
+    hurried = broker(address, delivery=delivery, request_timeout_s=2.0)
     with closing(hurried.stream(["in"])) as stream:
         stream.publish([Message("in", None, b"0"), Message("out", None, b"first")], {})
         assert first_records(stream) == [b"0"]
@@ -123,7 +124,7 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeyp
     address = local.address
     patient = broker(address)
     patient.create_topics({"in": 1, "out": 1})
-    with closing(broker(address, request_timeout_s=1.0).stream(["in"])) as stream, ExitStack() as thaw:
+    with closing(broker(address, request_timeout_s=2.0).stream(["in"])) as stream, ExitStack() as thaw:
         stream.publish([Message("in", None, b"0")], {})
         assert first_records(stream) == [b"0"]
         commit = stream._producer.commit_transaction
@@ -145,7 +146,7 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeyp
 def test_reading_ends_with_an_error_when_the_broker_falls_silent(
     local: Local,
 ) -> None:
-    hurried = broker(local.address, request_timeout_s=1.0)
+    hurried = broker(local.address, request_timeout_s=2.0)
     hurried.create_topics({"in": 1})
     with closing(hurried.stream(["in"])) as stream:
         stream.publish([Message("in", None, b"0")], {})

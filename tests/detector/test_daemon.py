@@ -181,6 +181,29 @@ def test_a_lost_connection_is_made_again_and_no_record_is_lost(
     assert offsets == list(range(3_000, 3_300))
 
 
+def test_the_pause_before_joining_again_starts_small_after_a_good_turn(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consumers.memory import MemoryStream
+
+    monkeypatch.setattr("detector.daemon.RETRY_S", (0.01, 30.0))
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    sound, turns = MemoryStream.poll, iter(range(10**6))
+
+    def poll(self: MemoryStream, *arguments: Any) -> RawBatch:
+        if next(turns) % 3 == 2:
+            raise BrokerUnavailable("gone")
+        return sound(self, *arguments)
+
+    monkeypatch.setattr(MemoryStream, "poll", poll)
+    daemon = Daemon(settings(folder, batch={"max_wait": "10ms"}), broker, observers=[watcher.observe])
+    with at_work(daemon):
+        for number in range(3_000, 3_300, 30):
+            send(broker, records(30, start=number))
+            watcher.wait_for_records(number - 2_970)
+        assert daemon._pause_s <= 0.02
+
+
 def test_the_metrics_count_what_happened(folder: Path, bundle: Bundle) -> None:
     broker, watcher = broker_with(records(3_000)), Watcher()
     send(broker, [*records(300, start=3_000, odd={3_100: {"cpu": 9.0}}), b"broken"])

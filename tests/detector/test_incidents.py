@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.batch import Columns, Partition
-from detector.incidents import Incidents, Transition
+from detector.incidents import Decided, Incidents, Transition
 
 MINUTE = 60_000
 Row = tuple[str, int, bool]
@@ -31,7 +31,8 @@ def columns(rows: list[Row], start: int = 0) -> Columns:
 def feed(incidents: Incidents, rows: list[Row], start: int = 0) -> list[Transition]:
     crossing = np.array([hot for _, _, hot in rows], bool)
     nats = np.where(crossing, 10.0 + np.arange(start, start + len(rows)), 1.0)
-    found = incidents.update(columns(rows, start), nats, crossing)
+    model = np.array([f"model {row % 2}" for row in range(start, start + len(rows))], object)
+    found = incidents.update(columns(rows, start), Decided(nats, crossing, model))
     return [transition._replace(row=transition.row + start) for transition in found]
 
 
@@ -72,31 +73,34 @@ def test_an_entity_that_falls_silent_stays_open() -> None:
 
 def test_a_resolved_incident_knows_its_peak_and_its_records() -> None:
     found = feed(Incidents(300), [("a", 0, True), ("a", 1, False), ("a", 2, True), ("a", 20, False)])
-    assert (found[-1].incident.records, found[-1].incident.peak) == (2, 12.0)
+    resolved = found[-1].incident
+    assert (resolved.records, resolved.peak, resolved.peak_model) == (2, 12.0, "model 0")
 
 
-def test_a_clock_that_runs_backwards_does_not_resolve() -> None:
-    found = feed(Incidents(300), [("a", 100, True), ("a", 2, False), ("a", 104, False)])
+def test_one_record_from_the_far_future_does_not_silence_its_entity() -> None:
+    found = feed(Incidents(300), [("a", 10**9, True), ("a", 2, False), ("a", 3, True), ("a", 4, True)])
+    assert told(found) == [(0, "opened", "a"), (1, "resolved", "a"), (2, "opened", "a")]
+
+
+def test_records_that_are_a_little_late_do_not_end_an_incident() -> None:
+    found = feed(Incidents(300), [("a", 100, True), ("a", 97, False), ("a", 98, True), ("a", 102, False)])
     assert told(found) == [(0, "opened", "a")]
 
 
 def naive(rows: list[Row], quiet: int) -> list[tuple[int, str, str]]:
     """The same rules, one record at a time."""
     out: list[tuple[int, str, str]] = []
-    opened: dict[str, tuple[int, int]] = {}
+    opened: dict[str, int] = {}
     for number, (entity, minute, hot) in enumerate(rows):
         if entity in opened:
-            last, clock = opened[entity]
-            clock = max(clock, minute)
-            opened[entity] = (last, clock)
-            if clock - last >= quiet:
+            if abs(minute - opened[entity]) >= quiet:
                 out.append((number, "resolved", entity))
                 del opened[entity]
             elif hot:
-                opened[entity] = (clock, clock)
+                opened[entity] = minute
         if hot and entity not in opened:
             out.append((number, "opened", entity))
-            opened[entity] = (minute, minute)
+            opened[entity] = minute
     return out
 
 

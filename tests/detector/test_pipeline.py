@@ -13,7 +13,19 @@ from consumers.stream import Window
 from detector.alerts import Alert
 from detector.bundle import Bundle
 from detector.pipeline import Outcome, Pipeline
-from tests.detector.machines import ALERTS, DEAD_LETTERS, START_MS, TOPIC, broker_with, records, settings, trained
+from detector.training import train
+from detector.training_data import gather
+from tests.detector.machines import (
+    ALERTS,
+    CREATED,
+    DEAD_LETTERS,
+    START_MS,
+    TOPIC,
+    broker_with,
+    records,
+    settings,
+    trained,
+)
 
 ATTACK = {number: {"cpu": 5.0, "load": 10.0} for number in range(120, 132, 3)}
 """Machine m0 is far off at its records 40 to 43."""
@@ -155,3 +167,15 @@ def test_a_record_that_a_model_cannot_score_is_a_dead_letter(
     outcome = processed(folder, bundle, [*records(10)])
     assert [(letter.row, letter.reason) for letter in outcome.dead_letters] == [(3, "unscorable")]
     assert outcome.columns.row.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_an_alert_fits_into_a_message_whatever_the_record_holds(folder: Path) -> None:
+    def named(values: list[bytes], state: str) -> list[bytes]:
+        return [value.replace(b'{"machine"', b'{"state": "' + state.encode() + b'", "machine"') for value in values]
+
+    chosen = settings(folder, features=["cpu", {"name": "state", "kind": "categorical"}], window={"length": 1})
+    data = gather(chosen, broker_with(named(records(3_000), "up")), now_ms=0)
+    pipeline = Pipeline(chosen, train(data, chosen, created=CREATED))
+    outcome = pipeline.process(batch_of([*named(records(3), "x" * 900_000)]))
+    assert "state" in {reason.feature for reason in outcome.alerts[0].reasons}
+    assert all(len(message.value or b"") < 10_000 for message in outcome.messages)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from detector.bundle import Bundle
 from detector.errors import BundleError, StoreError
 from detector.store import Store
-from tests.detector.machines import CREATED, trained
+from tests.detector.machines import CREATED, settings, trained
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +115,26 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be used"):
         Store(str(tmp_path / "file"), "machines").check_writable()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"features": ["cpu"]}, "other features"),
+        ({"features": [{"name": "cpu", "transform": "diff"}, "load"]}, "other features"),
+        ({"window": {"length": 3}}, "window.length 2, not 3"),
+        ({"models": [{"type": "gmm"}]}, "models"),
+        (
+            {"stream": {"topics": ["machines"], "entity": "host", "timestamp": "ts"}},
+            "stream.entity 'machine', not 'host'",
+        ),
+        ({"alerts": {"topic": "machine-alerts", "rate": 1e-5}}, "cannot support rate 1e-05"),
+    ],
+)
+def test_a_version_for_other_settings_is_refused_with_the_difference(
+    bundle: Bundle, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    fitting = {"models": [{"type": "gmm"}, {"type": "vae"}]}
+    bundle.require_fit(settings(tmp_path, **fitting))
+    with pytest.raises(BundleError, match=told):
+        bundle.require_fit(settings(tmp_path, **{**fitting, **changes}))

@@ -30,7 +30,7 @@ def test_unusable_records_are_counted_and_left_out(tmp_path: Path) -> None:
 
 
 def test_too_few_records_are_refused_with_the_number_needed(tmp_path: Path) -> None:
-    with pytest.raises(NotEnoughRows, match=r"20 usable records .*min_records = 300"):
+    with pytest.raises(NotEnoughRows, match=r"hold 20 records .*min_records = 300"):
         gathered(settings(tmp_path), records(20))
 
 
