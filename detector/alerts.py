@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import json
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from consumers.batch import Message
 
 Severity = Literal["minor", "major", "critical"]
-AlertKind = Literal["opened", "resolved"]
+AlertKind = Literal["opened", "escalated", "resolved"]
 
-_SEVERITIES: tuple[tuple[float, Severity], ...] = ((math.log(100), "critical"), (math.log(10), "major"))
+SEVERITIES: tuple[Severity, ...] = ("minor", "major", "critical")
+_STEPS = np.log([10.0, 100.0]) - 1e-9
+"""Nats beyond the level at which the next severity begins."""
 
 
 class _Part(BaseModel):
@@ -27,7 +31,9 @@ class Reason(_Part):
     feature: str
     """Path of the field in the record."""
     observed: float | str | bool | None
-    """What the record held, in the field's own units; null where it was missing."""
+    """What was scored of the record, in the field's own units: for a counter its rate, with `diff` the change; null
+    where it was missing.
+    """
     expected: float | str | bool | None
     """What would have been normal, given the rest of the record."""
     share: float = Field(ge=0, le=1)
@@ -43,14 +49,14 @@ class Source(_Part):
 
 
 class Alert(_Part):
-    """An incident of one entity was opened or resolved."""
+    """An incident of one entity was opened, became more severe, or was resolved."""
 
     id: str
     """Derived from detector, source record and kind: the same record always gives the same id."""
     incident: str
     """Joins the alerts of one incident."""
     kind: AlertKind
-    """opened, or resolved."""
+    """opened; escalated, when severity rises; resolved."""
     detector: str
     """Name of the detector."""
     entity: str
@@ -101,9 +107,9 @@ class Alert(_Part):
         return Message(topic, self.entity.encode() or None, self.model_dump_json().encode(), headers)
 
 
-def severity(score: float, threshold: float) -> Severity:
-    """How far beyond the level a score is, both in nats."""
-    return next((name for beyond, name in _SEVERITIES if score - threshold >= beyond - 1e-9), "minor")
+def severity_rank(scores: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """Index into `SEVERITIES` of scores (n,), by how far they are beyond the level; both in nats."""
+    return np.digitize(scores - threshold, _STEPS)
 
 
 def identifier(detector: str, source: Source, time: datetime, kind: str) -> str:
@@ -133,3 +139,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Alert.model_json_schema(mode="serialization"),
     }
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=2))  # noqa: T201 - the result

@@ -60,7 +60,7 @@ class DataWindow(_Part):
     last_ms: int
     ends: dict[str, dict[int, int]] = {}
     files: list[str] = []
-    dropped: int = 0
+    dropped: dict[str, int] = {}
 
     def end_positions(self) -> dict[Partition, int]:
         """Where records begin that this version has not seen."""
@@ -68,10 +68,11 @@ class DataWindow(_Part):
 
 
 class Verdict(_Part):
-    """Whether a version may serve: figures on held-back rows, and the reasons against it."""
+    """Whether a version may serve: figures on held-back rows, the reasons against it, and what to know all the same."""
 
     sound: bool
     reasons: list[str]
+    warnings: list[str] = []
     promised_rate: float
     realised_rate: float
     held_back_rows: int

@@ -88,7 +88,6 @@ class Daemon:
             self.health.enter("stopping")
             watch.stop()
             self._trainer.stop()
-        log.info("stopped")
 
     def _await_topics(self) -> None:
         """Waits for the topics to read, and creates those to write where they are not there."""
@@ -115,7 +114,7 @@ class Daemon:
             return bundle
         if not self._settings.training.on_start:
             raise TrainingError(
-                f"The store {self._settings.store.url} holds no version of '{self._settings.name}'. "
+                f"The store {self._store.url} holds no version of '{self._settings.name}'. "
                 "Run `offnominal train`, or set training.on_start: true."
             )
         return None
@@ -137,10 +136,18 @@ class Daemon:
                 self._stopping.wait(LOOK_AGAIN_S)
         return None
 
+    def _interrupted(self, _fraction: float, _message: str) -> None:
+        """A progress of training that ends it when the daemon is to stop."""
+        if self._stopping.is_set():
+            raise TrainingError("stopped while training")
+
     def _train_first(self) -> Bundle:
         started = datetime.now(UTC)
-        data = gather(self._settings, self._broker, now_ms=round(started.timestamp() * 1000))
-        bundle = train(data, self._settings, created=started)
+        now_ms = round(started.timestamp() * 1000)
+        data = gather(self._settings, self._broker, now_ms=now_ms, progress=self._interrupted)
+        bundle = train(data, self._settings, created=started, progress=self._interrupted)
+        for warning in bundle.manifest.verdict.warnings:
+            log.warning(warning)
         if not bundle.manifest.verdict.sound:
             log.warning("the first version serves for want of a better one", reasons=bundle.manifest.verdict.reasons)
         self._store.save(bundle)

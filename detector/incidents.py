@@ -21,7 +21,8 @@ from consumers.batch import Columns
 class Incident:
     """One stretch of trouble of one entity.
 
-    Times are epoch milliseconds; the peak is in nats, with the model it owes it to.
+    Times are epoch milliseconds; the peak is in nats, with the model it owes it to; `rank` is the highest
+    severity so far, counted from 0.
     """
 
     entity: str
@@ -31,13 +32,14 @@ class Incident:
     records: int
     peak: float
     peak_model: str
+    rank: int
 
 
 class Transition(NamedTuple):
     """What a record did to an incident; `row` indexes the columns it was found in."""
 
     row: int
-    kind: Literal["opened", "resolved"]
+    kind: Literal["opened", "escalated", "resolved"]
     incident: Incident
 
 
@@ -49,9 +51,11 @@ class Decided(NamedTuple):
     nats: NDArray[np.float64]
     crossing: NDArray[np.bool_]
     model: NDArray[np.object_]
+    rank: NDArray[np.int64]
+    """Severity (n,), counted from 0, of the records that cross."""
 
     def take(self, rows: slice) -> Decided:
-        return Decided(self.nats[rows], self.crossing[rows], self.model[rows])
+        return Decided(self.nats[rows], self.crossing[rows], self.model[rows], self.rank[rows])
 
 
 class Incidents:
@@ -103,6 +107,9 @@ class Incidents:
                 at += 1
             quiet_at = self._quiet_at(incident.last_crossing, times[at:], crossing[at:])
             taken = rows[at : at + quiet_at][crossing[at : at + quiet_at]]
+            for last in self._rising(incident, taken, decided):
+                grown = self._grown(incident, taken[: last + 1], columns, decided)
+                yield Transition(int(taken[last]), "escalated", grown)
             incident = self._grown(incident, taken, columns, decided)
             at += quiet_at
             if at == len(rows):
@@ -120,10 +127,17 @@ class Incidents:
         return int(away[0]) if len(away) else len(times)
 
     @staticmethod
+    def _rising(incident: Incident, rows: NDArray[np.intp], decided: Decided) -> list[int]:
+        """Which of these crossing records are of a higher severity than all before them in the incident."""
+        ranks = np.maximum.accumulate(np.concatenate([[incident.rank], decided.rank[rows]]))
+        rising: list[int] = np.flatnonzero(np.diff(ranks)).tolist()
+        return rising
+
+    @staticmethod
     def _opened(entity: str, row: int, columns: Columns, decided: Decided) -> Incident:
         time = int(columns.time[row])
         peak, model = float(decided.nats[row]), str(decided.model[row])
-        return Incident(entity, time, int(columns.offsets[row]), time, 1, peak, model)
+        return Incident(entity, time, int(columns.offsets[row]), time, 1, peak, model, int(decided.rank[row]))
 
     @staticmethod
     def _grown(incident: Incident, rows: NDArray[np.intp], columns: Columns, decided: Decided) -> Incident:
@@ -131,7 +145,12 @@ class Incidents:
         if not len(rows):
             return incident
         highest = rows[decided.nats[rows].argmax()]
-        grown = replace(incident, last_crossing=int(columns.time[rows[-1]]), records=incident.records + len(rows))
+        grown = replace(
+            incident,
+            last_crossing=int(columns.time[rows[-1]]),
+            records=incident.records + len(rows),
+            rank=max(incident.rank, int(decided.rank[rows].max())),
+        )
         if decided.nats[highest] <= incident.peak:
             return grown
         return replace(grown, peak=float(decided.nats[highest]), peak_model=str(decided.model[highest]))

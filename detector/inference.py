@@ -98,14 +98,17 @@ def infer_features(
     return inferred.features
 
 
-def render(inferred: Inferred, *, name: str, bootstrap: str, topic: str, rate: float) -> str:
-    """A settings file of what was inferred: each feature with what was seen of it, the left-out fields with why."""
+def render(inferred: Inferred, *, name: str, bootstrap: str, topic: str, rate: float, files: Sequence[str] = ()) -> str:
+    """A settings file of what was inferred: each feature with what was seen of it, the left-out fields with why.
+
+    Training is on `files` where there are any, else on the topic.
+    """
     keys = {"entity": inferred.entity, "timestamp": inferred.timestamp}
     used = {*keys.values(), *(feature.name for feature in inferred.features)}
     features = [feature.model_dump(include={"name", "kind"}) for feature in inferred.features]
     left_out = [f"  # {_comment(f'{path}: {note}')}" for path, note in inferred.notes.items() if path not in used]
     lines = [
-        "# Written by `offnominal init` from a look at the topic. Check what each field was taken for, then train.",
+        "# Written by `offnominal init` from a look at the records. Check what each field was taken for, then train.",
         f"name: {yaml_line(name)}",
         "kafka:",
         f"  bootstrap: {yaml_line(bootstrap)}",
@@ -115,6 +118,7 @@ def render(inferred: Inferred, *, name: str, bootstrap: str, topic: str, rate: f
         "features:" if features else "features: auto  # nothing usable was seen",
         *(f"  - {yaml_line(feature)}  # {_comment(inferred.notes[feature['name']])}" for feature in features),
         *(["  # Left out:", *left_out] if left_out else []),
+        *([f"training: {{files: {yaml_line(list(files))}}}"] if files else []),
         "alerts:",
         f"  topic: {yaml_line(f'{topic[:240]}-alerts')}",
         f"  rate: {yaml_line(rate)}  # false alarms that are bearable, as a share of all records",

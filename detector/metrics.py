@@ -43,13 +43,13 @@ SPECS = (
     Spec(
         "realised_rate",
         Gauge,
-        "Incidents opened since start, as a share of scored records.",
-        "Far above promised: retrain.",
+        "Records beyond the level since start, as a share of scored records.",
+        "Far above promised_rate: retrain.",
     ),
     Spec(
-        "crossing_rate",
+        "alarm_rate",
         Gauge,
-        "Records beyond the level since start, as a share of scored records.",
+        "Incidents opened since start, as a share of scored records.",
         "As realised_rate.",
     ),
     Spec(
@@ -103,8 +103,8 @@ class Metrics:
         for (kind, severity), count in Tally((alert.kind, alert.severity) for alert in outcome.alerts).items():
             self.counter("alerts", kind, severity).inc(count)
         if self._scored:
-            self.gauge("realised_rate").set(self._opened / self._scored)
-            self.gauge("crossing_rate").set(self._crossing / self._scored)
+            self.gauge("alarm_rate").set(self._opened / self._scored)
+            self.gauge("realised_rate").set(self._crossing / self._scored)
 
     def took(self, seconds: float, finished_at: float) -> None:
         """A batch took so long, until that epoch second."""

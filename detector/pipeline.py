@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
 from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
-from detector.alerts import Alert, Reason, Source, event_time, identifier, severity
+from detector.alerts import SEVERITIES, Alert, Reason, Source, event_time, identifier, severity_rank
 from detector.bundle import Bundle
 from detector.calibration import threshold
 from detector.config import DetectorSettings
@@ -118,7 +118,9 @@ class Pipeline:
             columns = columns.take(finite)
             scored = Scored(scored.x[finite], scored.by_model[:, finite], scored.nats[finite])
         crossing = scored.nats >= self._threshold
-        decided = Decided(scored.nats, crossing, self._most_surprised(scored))
+        decided = Decided(
+            scored.nats, crossing, self._most_surprised(scored), severity_rank(scored.nats, self._threshold)
+        )
         alerts = self._alerts(columns, scored, self._transitions(columns, decided))
         settings = self._settings
         return Outcome(
@@ -179,7 +181,7 @@ class Pipeline:
         return found
 
     def _alerts(self, columns: Columns, scored: Scored, transitions: Sequence[Transition]) -> list[Alert]:
-        reasons = self._reasons(columns, scored, [t.row for t in transitions if t.kind == "opened"])
+        reasons = self._reasons(columns, scored, [t.row for t in transitions if t.kind != "resolved"])
         return [self._alert(columns, scored, transition, reasons.get(transition.row, [])) for transition in transitions]
 
     def _alert(self, columns: Columns, scored: Scored, transition: Transition, reasons: list[Reason]) -> Alert:
@@ -198,7 +200,7 @@ class Pipeline:
             entity=incident.entity,
             time=time,
             opened=opened,
-            severity=severity(score, self._threshold),
+            severity=SEVERITIES[incident.rank],
             p_value=float(np.exp(-score)),
             level=self._settings.alerts.rate,
             score=score,
@@ -206,7 +208,7 @@ class Pipeline:
             records=incident.records,
             model=incident.peak_model,
             version=self.version,
-            reasons=reasons if kind == "opened" else [],
+            reasons=[] if kind == "resolved" else reasons,
             source=source,
         )
 

@@ -33,6 +33,8 @@ class Store:
         self.url = url
         with _translated(url):
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        if isinstance(self._files, LocalFileSystem):
+            self.url = root  # messages say where a relative folder is
         self._root = f"{root.rstrip('/')}/{detector}"
 
     def save(self, bundle: Bundle) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from consumers.batch import Columns
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
 from detector.calibration import Calibration, rows_needed, threshold
-from detector.config import DetectorSettings
+from detector.config import AlertSettings, DetectorSettings
 from detector.errors import NotEnoughRows, SettingsError, TrainingError
 from detector.features import FeatureEncoder
 from detector.training_data import TrainingData
@@ -60,7 +60,9 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
     by_model = dict(zip(models, scores, strict=True))
     calibration = Calibration.fit(by_model)
-    verdict = judge(by_model, settings.alerts.rate)
+    verdict = judge(by_model, settings.alerts.rate).model_copy(
+        update={"warnings": never_quiet(columns, settings.alerts)}
+    )
 
     records = [
         ModelRecord(kind=kind, arguments=models[kind].arguments, valid_score=report.valid_score, details=report.details)
@@ -149,6 +151,22 @@ def judge(scores: Mapping[str, NDArray[np.float32]], rate: float) -> Verdict:
     )
 
 
+def never_quiet(columns: Columns, alerts: AlertSettings) -> list[str]:
+    """A warning where entities report so often that chance alone crosses the level about every `quiet_for`.
+
+    An incident would then hardly ever resolve, and hide the next one of its entity unless that is more severe.
+    """
+    span_s = (int(columns.time.max()) - int(columns.time.min())) / 1000
+    per_entity = len(columns) / len(set(columns.entity.tolist()))
+    if span_s <= 0 or (apart_s := span_s / (alerts.rate * per_entity)) >= 2 * alerts.quiet_for:
+        return []
+    return [
+        f"An entity crosses the level by chance every {apart_s:.3g} s or so, and alerts.quiet_for is "
+        f"{alerts.quiet_for:g} s: its incidents will hardly ever resolve. Set alerts.quiet_for to "
+        f"{max(1.0, apart_s / 4):.0f}s, or a smaller alerts.rate."
+    ]
+
+
 def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> DataWindow:
     ends: dict[str, dict[int, int]] = {}
     for partition, end in data.ends.items():
@@ -162,5 +180,5 @@ def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> Data
         last_ms=int(time.max()),
         ends=ends,
         files=settings.training.files,
-        dropped=data.dropped,
+        dropped=dict(data.dropped),
     )

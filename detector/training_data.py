@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,12 +20,12 @@ DEFAULT_RECORDS = 100_000
 
 
 class TrainingData(NamedTuple):
-    """Decoded records, what features they have, and where they came from."""
+    """Decoded records, what features they have, where they end, and how many were left out by reason."""
 
     columns: Columns
     features: Sequence[FeatureSettings]
     ends: dict[Partition, int]
-    dropped: int
+    dropped: Mapping[str, int]
 
 
 def gather(settings: DetectorSettings, broker: Broker, *, now_ms: int, progress: Progress = silent) -> TrainingData:
@@ -33,7 +34,7 @@ def gather(settings: DetectorSettings, broker: Broker, *, now_ms: int, progress:
     if len(data.columns) < settings.training.min_records:
         origin = ", ".join(settings.training.files or settings.stream.topics)
         raise NotEnoughRows(
-            f"{len(data.columns)} usable records in {origin} ({data.dropped} unusable). "
+            f"{len(data.columns)} usable records in {origin}{_left_out(data.dropped)}. "
             f"Expected at least training.min_records = {settings.training.min_records}."
         )
     return data
@@ -52,7 +53,7 @@ def _from_files(settings: DetectorSettings) -> TrainingData:
     patterns = settings.training.files
     features = _features(settings, lambda: sample_files(patterns, SAMPLE_RECORDS))
     columns, dropped = read_files(patterns, fields(features, settings.stream.entity, settings.stream.timestamp))
-    return TrainingData(columns, features, {}, dropped)
+    return TrainingData(columns, features, {}, {"unusable": dropped} if dropped else {})
 
 
 def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progress: Progress) -> TrainingData:
@@ -71,7 +72,7 @@ def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progre
     decoder = JsonDecoder(fields(features, settings.stream.entity, settings.stream.timestamp))
     decoded = [decoder.decode(batch) for batch in batches]
     ends = {partition: end for batch in batches for partition, end in batch.ends.items()}
-    dropped = sum(len(letters) for _, letters in decoded)
+    dropped = Counter(str(letter.reason) for _, letters in decoded for letter in letters)
     return TrainingData(Columns.concat([columns for columns, _ in decoded]), features, ends, dropped)
 
 
@@ -79,3 +80,7 @@ def _features(settings: DetectorSettings, sample: Callable[[], list[bytes | None
     if settings.features != "auto":
         return settings.features
     return infer_features(sample(), settings.stream.entity, settings.stream.timestamp)
+
+
+def _left_out(dropped: Mapping[str, int]) -> str:
+    return f" (left out: {', '.join(f'{count} {reason}' for reason, count in dropped.items())})" if dropped else ""

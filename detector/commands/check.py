@@ -103,8 +103,9 @@ def _written_topics(settings: DetectorSettings) -> str:
 
 
 def _writable(settings: DetectorSettings) -> str:
-    Store(settings.store.url, settings.name).check_writable()
-    return f"{settings.store.url} can be written"
+    store = Store(settings.store.url, settings.name)
+    store.check_writable()
+    return f"{store.url} can be written"
 
 
 def _device(settings: DetectorSettings) -> str:

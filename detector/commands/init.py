@@ -34,8 +34,8 @@ def write_settings(source: str, output: Path, *, bootstrap: str, force: bool) ->
     if not inferred.features:
         raise SettingsError(f"No usable fields in {len(sample)} records of '{source}': {dict(inferred.notes)}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem if is_file else source)[:100].strip("-._") or "detector"
-    topic = name if is_file else source
-    text = render(inferred, name=name, bootstrap=bootstrap, topic=topic, rate=DEFAULT_RATE)
+    topic, files = (name, [str(Path(source).absolute())]) if is_file else (source, [])
+    text = render(inferred, name=name, bootstrap=bootstrap, topic=topic, rate=DEFAULT_RATE, files=files)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:

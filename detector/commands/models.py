@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from detector.commands.terminal import print_json
 from detector.config import DetectorSettings
@@ -22,7 +22,9 @@ def list_versions(settings: DetectorSettings, *, as_json: bool) -> None:
             json.dumps([{**json.loads(m.model_dump_json()), "champion": m.version == champion} for m in manifests])
         )
         return
-    table = Table("", "version", "records", "models", "promised", "held-back rate", "sound")
+    table = Table(
+        "", Column("version", no_wrap=True, min_width=21), "records", "models", "promised", "held-back rate", "sound"
+    )
     for m in manifests:
         table.add_row(
             "●" if m.version == champion else "",

@@ -36,15 +36,14 @@ def run_daemon(settings: DetectorSettings, config: Path) -> None:
     with stopped_by_signals(daemon.stop), web as address:
         log.info("starting", detector=settings.name, web=address, topics=settings.stream.topics)
         daemon.run()
+        log.info("stopped")
 
 
 def print_alerts_of_a_dry_run(settings: DetectorSettings) -> None:
     """Scores what comes without joining the group, and prints what would be published."""
     store = Store(settings.store.url, settings.name)
     if (champion := store.champion()) is None:
-        raise TrainingError(
-            f"The store {settings.store.url} holds no version of '{settings.name}'. Run `offnominal train`."
-        )
+        raise TrainingError(f"The store {store.url} holds no version of '{settings.name}'. Run `offnominal train`.")
     bundle = store.load(champion)
     bundle.require_fit(settings)
     pipeline = Pipeline(settings, bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 
 import structlog
@@ -28,15 +29,17 @@ def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
         bundle = train(data, settings, created=started, progress=progress)
     store.save(bundle)
     manifest = bundle.manifest
+    for warning in manifest.verdict.warnings:
+        log.warning(warning)
     if manifest.verdict.sound:
         store.promote(bundle.version)
     if as_json:
         print_json(manifest.model_dump_json(include={"version", "verdict", "data", "models"}))
-    else:
+    elif sys.stderr.isatty():
         summary = Console(stderr=True)
         summary.print(
             f"{escape(settings.name)} {bundle.version}: {manifest.data.fitted:,} records fitted, "
-            f"{manifest.data.calibrated:,} calibrated, {manifest.data.dropped:,} unusable"
+            f"{manifest.data.calibrated:,} calibrated, left out {manifest.data.dropped or 'none'}"
         )
         for model in manifest.models:
             summary.print(f"  {model.kind}: {model.valid_score:.2f} nats a record on held-back records {model.details}")

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
-from detector.alerts import Alert, Reason, Source, event_time, identifier, schema, severity
+from detector.alerts import SEVERITIES, Alert, Reason, Source, event_time, identifier, schema, severity_rank
 
 SOURCE = Source(topic="machines", partition=2, offset=77)
 TIME = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -85,4 +86,5 @@ def test_the_same_record_gives_the_same_id_and_any_other_another() -> None:
     [(0.01, "minor"), (0.002, "minor"), (0.001, "major"), (0.0001, "critical"), (1e-30, "critical")],
 )
 def test_severity_counts_tenths_and_hundredths_of_the_level(p_value: float, expected: str) -> None:
-    assert severity(-math.log(p_value), -math.log(0.01)) == expected
+    rank = severity_rank(np.array([-math.log(p_value)]), -math.log(0.01))[0]
+    assert SEVERITIES[rank] == expected

@@ -28,11 +28,12 @@ def columns(rows: list[Row], start: int = 0) -> Columns:
     )
 
 
-def feed(incidents: Incidents, rows: list[Row], start: int = 0) -> list[Transition]:
+def feed(incidents: Incidents, rows: list[Row], start: int = 0, *, ranked: bool = False) -> list[Transition]:
     crossing = np.array([hot for _, _, hot in rows], bool)
     nats = np.where(crossing, 10.0 + np.arange(start, start + len(rows)), 1.0)
     model = np.array([f"model {row % 2}" for row in range(start, start + len(rows))], object)
-    found = incidents.update(columns(rows, start), Decided(nats, crossing, model))
+    rank = np.array([minute % 3 if ranked else 0 for _, minute, _ in rows], np.int64)
+    found = incidents.update(columns(rows, start), Decided(nats, crossing, model, rank))
     return [transition._replace(row=transition.row + start) for transition in found]
 
 
@@ -63,6 +64,14 @@ def test_entities_do_not_touch_each_other() -> None:
 def test_entities_that_differ_in_a_trailing_nul_only_are_two() -> None:
     found = feed(Incidents(300), [("a", 0, True), ("a\0", 1, True)])
     assert told(found) == [(0, "opened", "a"), (1, "opened", "a\0")]
+
+
+def test_each_rise_of_severity_escalates_once() -> None:
+    rows = [("a", 0, True), ("a", 2, False), ("a", 1, True), ("a", 3, True), ("a", 1, True), ("a", 2, True)]
+    found = feed(Incidents(300), rows, ranked=True)
+    assert told(found) == [(0, "opened", "a"), (2, "escalated", "a"), (5, "escalated", "a")]
+    assert [transition.incident.rank for transition in found] == [0, 1, 2]
+    assert [transition.incident.records for transition in found] == [1, 2, 5]
 
 
 def test_an_entity_that_falls_silent_stays_open() -> None:
@@ -119,8 +128,8 @@ def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(rows: list
 @given(streams, st.integers(0, 60))
 def test_what_an_incident_carries_does_not_depend_on_the_split(rows: list[Row], cut: int) -> None:
     whole, halves = Incidents(300), Incidents(300)
-    expected = feed(whole, rows)
+    expected = feed(whole, rows, ranked=True)
     cut = min(cut, len(rows))
-    found = feed(halves, rows[:cut]) + feed(halves, rows[cut:], cut)
+    found = feed(halves, rows[:cut], ranked=True) + feed(halves, rows[cut:], cut, ranked=True)
     assert found == expected
     assert sorted(halves.open, key=lambda i: i.entity) == sorted(whole.open, key=lambda i: i.entity)

@@ -26,7 +26,7 @@ def test_the_last_records_are_taken_and_the_manifest_says_where_they_end(tmp_pat
 
 def test_unusable_records_are_counted_and_left_out(tmp_path: Path) -> None:
     data = gathered(settings(tmp_path), [*records(600), b"not json", b"{}"])
-    assert (len(data.columns), data.dropped) == (600, 2)
+    assert (len(data.columns), data.dropped) == (600, {"malformed": 1, "missing_entity": 1})
 
 
 def test_too_few_records_are_refused_with_the_number_needed(tmp_path: Path) -> None:
@@ -84,3 +84,11 @@ def test_a_level_that_the_held_back_rows_break_twice_over_is_not_sound() -> None
     verdict = judge({"gmm": scores}, 0.01)
     assert not verdict.sound
     assert "promised 0.01" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(("quiet_for", "warned"), [("5m", False), ("10h", True)])
+def test_a_quiet_time_that_chance_will_break_is_warned_of(tmp_path: Path, quiet_for: str, warned: bool) -> None:
+    chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "rate": 0.01, "quiet_for": quiet_for})
+    verdict = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict
+    assert bool(verdict.warnings) == warned
+    assert verdict.sound
