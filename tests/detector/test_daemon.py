@@ -61,13 +61,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return trained(tmp_path_factory.mktemp("champion"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return trained(tmp_path_factory.mktemp("other"), training={"records": 2_000, "seed": 3})
+
+
 @pytest.fixture
-def bundle(folder: Path) -> Bundle:
-    bundle = trained(folder)
+def bundle(folder: Path, champion: Bundle) -> Bundle:
+    """The champion of the store in `folder`."""
     store = Store(str(folder / "store"), "machines")
-    store.save(bundle)
-    store.promote(bundle.version)
-    return bundle
+    store.save(champion)
+    store.promote(champion.version)
+    return champion
 
 
 def published(broker: MemoryBroker, topic: str) -> list[bytes]:
@@ -124,11 +134,10 @@ def test_a_second_run_goes_on_where_the_first_stopped(folder: Path, bundle: Bund
 
 
 def test_a_new_champion_is_taken_between_two_batches_without_losing_or_doubling_a_record(
-    folder: Path, bundle: Bundle
+    folder: Path, bundle: Bundle, other: Bundle
 ) -> None:
     broker, watcher = broker_with(records(3_000)), Watcher()
     store = Store(str(folder / "store"), "machines")
-    other = trained(folder, training={"records": 2_000, "seed": 3})
     with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
         send(broker, records(300, start=3_000))
         watcher.wait_for_records(300)
@@ -144,10 +153,9 @@ def test_a_new_champion_is_taken_between_two_batches_without_losing_or_doubling_
     assert {outcome.version for outcome in watcher.outcomes} == {bundle.version, other.version}
 
 
-def test_a_damaged_champion_leaves_the_old_one_in_service(folder: Path, bundle: Bundle) -> None:
+def test_a_damaged_champion_leaves_the_old_one_in_service(folder: Path, bundle: Bundle, other: Bundle) -> None:
     broker, watcher = broker_with(records(3_000)), Watcher()
     store = Store(str(folder / "store"), "machines")
-    other = trained(folder, training={"records": 2_000, "seed": 3})
     store.save(other)
     with at_work(Daemon(settings(folder), broker, observers=[watcher.observe])):
         send(broker, records(30, start=3_000))
