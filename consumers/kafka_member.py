@@ -82,6 +82,8 @@ class KafkaPythonStream:
                     self._producer.init_transactions()
                 self._consumer = KafkaConsumer(**self._consumer_arguments(client_id))
                 self._consumer.subscribe(list(topics), listener=self._ownership)
+                # Loads the topics' metadata: who leads a group without it assigns nothing to anyone.
+                self._consumer.end_offsets([TopicPartition(topic, 0) for topic in topics])
             except kafka.KafkaError:
                 self._end_producer()
                 raise
@@ -89,7 +91,7 @@ class KafkaPythonStream:
     def poll(self, max_records: int, timeout_s: float) -> RawBatch:
         self._refuse_if_unusable()
         with self._failing("polling"):
-            polled = self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+            polled = self._poll_consumer(max_records, timeout_s)
             revoked = frozenset(self._told & self._ownership.interrupted)
             assigned = self._place(self._ownership.owned - (self._told - revoked))
         self._told = set(self._ownership.owned)
@@ -172,6 +174,14 @@ class KafkaPythonStream:
         for future in sent:
             future.get(max(0.0, deadline - time.monotonic()))
 
+    def _poll_consumer(self, max_records: int, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        polled: dict[TopicPartition, list[Any]] = self._consumer.poll(timeout_s * 1000, max_records)
+        if self._consumer.group_metadata().state == MemberState.REBALANCING:
+            # Where changed metadata made the leader join again and its poll ended before the group's answer came,
+            # kafka-python never looks for the answer: the member would own nothing, send no heartbeat, and not notice.
+            self._consumer._coordinator.request_rejoin()
+        return polled
+
     def _place(self, gained: set[Partition]) -> dict[Partition, Position]:
         """Sets each newly assigned partition to its committed position, else to what `begin` or the settings say.
 
@@ -214,7 +224,7 @@ class KafkaPythonStream:
                 raise kafka.KafkaTimeoutError(f"the group is still rebalancing after {self._timeout_s:g} s")
             held = self._consumer.assignment()
             self._consumer.pause(*held)
-            self._consumer.poll(timeout_ms=100, max_records=1)
+            self._poll_consumer(1, 0.1)
             self._consumer.resume(*held & self._consumer.assignment())
 
     def _refuse_if_lost(self, positions: Mapping[Partition, Position]) -> None:
