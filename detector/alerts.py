@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from consumers.batch import Message
 
 Severity = Literal["minor", "major", "critical"]
-AlertKind = Literal["opened", "escalated", "resolved"]
+AlertKind = Literal["opened", "escalated", "reminded", "resolved", "drift", "creep"]
 
+ENDING: tuple[AlertKind, ...] = ("resolved", "drift")
+"""Kinds after which an incident is no longer open."""
 SEVERITIES: tuple[Severity, ...] = ("minor", "major", "critical")
 _STEPS = np.log([10.0, 100.0]) - 1e-9
 """Nats beyond the level at which the next severity begins."""
@@ -49,18 +51,24 @@ class Source(_Part):
 
 
 class Alert(_Part):
-    """An incident of one entity was opened, became more severe, or was resolved."""
+    """Something was noticed, or is over."""
 
     id: str
-    """Derived from detector, source record and kind: the same record always gives the same id."""
+    """Derived from detector, source record, entity and kind: the same record always gives the same id."""
     incident: str
     """Joins the alerts of one incident."""
     kind: AlertKind
-    """opened; escalated, when severity rises; resolved."""
+    """opened: an incident begins. escalated: its severity rises. reminded: it still goes on. resolved: it is over.
+
+    drift: what was unlikely has lasted so long that it is the new normal; ends the incident. creep: the scores have
+    moved away slowly, without incident.
+    """
     detector: str
     """Name of the detector."""
     entity: str
     """What the record is about; empty where the stream has no entities."""
+    segment: str
+    """Whose level it was: the entity, a value of the field that `calibration.by` names, or empty for everybody's."""
     time: datetime
     """Event time of the source record."""
     opened: datetime
@@ -71,10 +79,13 @@ class Alert(_Part):
     Resolved alerts carry the highest.
     """
     p_value: float
-    """Share of normal records at least as unlikely as the source record; of the most unlikely one in resolved alerts.
+    """Share of normal records at least as unlikely as the source record, as the stream is now; of the most unlikely one
+    in resolved alerts.
     """
+    static_p_value: float
+    """The same as the stream was when the version was trained, of the source record."""
     level: float
-    """The p-value at and below which records are alarms."""
+    """The p-value below which records of this segment are alarms now."""
     score: float
     """−ln(p_value), in nats."""
     threshold: float
@@ -87,6 +98,8 @@ class Alert(_Part):
     """Version of the detector that scored the source record."""
     reasons: list[Reason]
     """Why, largest share first; empty in resolved alerts."""
+    makes_normal: bool | None
+    """Whether setting the features of `reasons` to what was expected would bring the record below the level."""
     source: Source
     """The record that caused this alert."""
 
@@ -107,12 +120,12 @@ class Alert(_Part):
         return Message(topic, self.entity.encode() or None, self.model_dump_json().encode(), headers)
 
 
-def severity_rank(scores: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
-    """Index into `SEVERITIES` of scores (n,), by how far they are beyond the level; both in nats."""
-    return np.digitize(scores - threshold, _STEPS)
+def severity_rank(nats: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Index into `SEVERITIES` of records (n,), by how far they are beyond the level; both in nats."""
+    return np.digitize(nats - level, _STEPS)
 
 
-def identifier(detector: str, source: Source, time: datetime, kind: str) -> str:
+def identifier(detector: str, source: Source, time: datetime, kind: str, entity: str) -> str:
     """32 hexadecimal digits that name one thing said about one record.
 
     Event time keeps a recreated topic's offsets apart.
@@ -124,6 +137,7 @@ def identifier(detector: str, source: Source, time: datetime, kind: str) -> str:
         str(source.offset),
         str(round(time.timestamp() * 1000)),
         kind,
+        entity,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

@@ -23,14 +23,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consumers.batch import Partition
 from detector import __version__
+from detector.budget import Budget
 from detector.calibration import Calibration
-from detector.config import DetectorSettings
-from detector.errors import BundleError, NotEnoughRows
+from detector.config import AlertSettings, DetectorSettings
+from detector.errors import BundleError
 from detector.features import FeatureEncoder
+from detector.level import CalibrationRows
 from models.base import GenerativeModel, Layout
 from models.registry import build
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _SOFTWARE = ("torch", "numpy", "scikit-learn")
 
@@ -50,7 +52,7 @@ class ModelRecord(_Part):
 
 class DataWindow(_Part):
     """The records a version was trained on: how many, their event times (epoch ms), and by topic and partition the next
-    offset.
+    offset and how many of them came from there.
     """
 
     records: int
@@ -59,12 +61,21 @@ class DataWindow(_Part):
     first_ms: int
     last_ms: int
     ends: dict[str, dict[int, int]] = {}
+    by_partition: dict[str, dict[int, int]] = {}
     files: list[str] = []
     dropped: dict[str, int] = {}
 
     def end_positions(self) -> dict[Partition, int]:
         """Where records begin that this version has not seen."""
-        return {Partition(topic, number): end for topic, ends in self.ends.items() for number, end in ends.items()}
+        return _by_partition(self.ends)
+
+    def records_by_partition(self) -> dict[Partition, int]:
+        """How many records came from each partition; nothing where they came from files."""
+        return _by_partition(self.by_partition)
+
+    def budget(self, alerts: AlertSettings) -> Budget:
+        """The budget of the settings at the traffic of these records."""
+        return Budget.of(alerts, records=self.records, span_ms=self.last_ms - self.first_ms)
 
 
 class Verdict(_Part):
@@ -76,6 +87,10 @@ class Verdict(_Part):
     promised_rate: float
     realised_rate: float
     held_back_rows: int
+    by_segment: dict[str, float] = {}
+    """Realised over promised rate of the segments with the most held-back rows."""
+    rate_interval: tuple[float, float]
+    """What share of records may lie beyond the promised p-value in truth: the tail's uncertainty, nine in ten."""
 
 
 class Manifest(_Part):
@@ -87,6 +102,7 @@ class Manifest(_Part):
     created: datetime
     entity: str | None
     timestamp: str | None
+    calibrated_by: str
     rate: float
     data: DataWindow
     verdict: Verdict
@@ -105,6 +121,7 @@ class Bundle:
     encoder: FeatureEncoder
     models: Mapping[str, GenerativeModel]
     calibration: Calibration
+    rows: CalibrationRows
 
     @property
     def version(self) -> str:
@@ -116,6 +133,7 @@ class Bundle:
         told = (
             ("stream.entity", made.entity, asked.entity),
             ("stream.timestamp", made.timestamp, asked.timestamp),
+            ("calibration.by", made.calibrated_by, settings.calibration.by),
             ("window.length", self.encoder.window, settings.window.length),
             ("models", sorted(self.models), sorted(model.type for model in settings.models)),
         )
@@ -125,16 +143,13 @@ class Bundle:
             differences.append(f"other features or kinds of them ({names})")
         if differences:
             raise BundleError(f"Version {self.version} was trained for {'; '.join(differences)}. Train again.")
-        try:
-            self.calibration.require(settings.alerts.rate)
-        except NotEnoughRows as error:
-            raise BundleError(f"Version {self.version}: {error} Train on more records.") from error
 
     def to_files(self) -> dict[str, bytes]:
         """The bundle as named files, the manifest last."""
         files = {
             "features.safetensors": _arrays(self.encoder.to_state()[1]),
             "calibration.safetensors": _arrays(self.calibration.to_arrays()),
+            "level.safetensors": _arrays(self.rows.to_arrays()),
         }
         for kind, model in self.models.items():
             tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
@@ -168,8 +183,9 @@ class Bundle:
             model = build(record.kind, layout, record.arguments)
             model.load_state_dict(safetensors.torch.load(files[f"model-{record.kind}.safetensors"]))
             models[record.kind] = model.eval()
-        arrays = safetensors.numpy.load(files["calibration.safetensors"])
-        return cls(manifest, encoder, models, Calibration.from_arrays(arrays, list(models)))
+        calibration = Calibration.from_arrays(safetensors.numpy.load(files["calibration.safetensors"]), list(models))
+        rows = CalibrationRows.from_arrays(safetensors.numpy.load(files["level.safetensors"]))
+        return cls(manifest, encoder, models, calibration, rows)
 
 
 def read_manifest(content: bytes) -> Manifest:
@@ -181,6 +197,10 @@ def read_manifest(content: bytes) -> Manifest:
         return Manifest.model_validate(data)
     except (ValueError, ValidationError) as error:
         raise BundleError(f"Manifest cannot be read: {error}") from error
+
+
+def _by_partition(numbers: Mapping[str, Mapping[int, int]]) -> dict[Partition, int]:
+    return {Partition(topic, number): value for topic, parts in numbers.items() for number, value in parts.items()}
 
 
 def new_version(moment: datetime, fingerprint: bytes) -> str:

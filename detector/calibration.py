@@ -1,8 +1,8 @@
-"""Scores to p-values to decisions: the only place where a threshold lives.
+"""Scores to p-values.
 
 A model's score says how unlikely a record is under that model, in units of its own. `ScoreScale` turns it into nats,
 −ln p with p the share of normal records that score at least as high, so that models become comparable; `Calibration`
-combines several models to one such number; a record crosses the level when p is at most the promised rate.
+combines several models to one such number. Which p-value is an alarm is decided in `detector.level`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.compiled import compiled
 from detector.errors import NotEnoughRows
 
 TAIL_SHARE = 0.1
@@ -27,12 +29,7 @@ def rows_needed(rate: float) -> int:
     return math.ceil(1 / rate - 1e-9) - 1
 
 
-def threshold(rate: float) -> float:
-    """The level in nats: a record crosses it when its −ln p is at least this, so p <= `rate` up to rounding."""
-    return -math.log(rate) - 1e-9
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ScoreScale:
     """One model's scores in nats, −ln p.
 
@@ -63,11 +60,39 @@ class ScoreScale:
 
     def nats(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """−ln p of scores (n,): non-decreasing in the score, without an upper end."""
-        n, largest = len(self.sorted_scores), self.sorted_scores[-1]
-        at_or_above = n - np.searchsorted(self.sorted_scores, scores.astype(np.float64), side="left")
-        beyond: NDArray[np.float64] = np.maximum(0.0, self._tail(scores) - self._tail(largest))
-        nats: NDArray[np.float64] = beyond - np.log((at_or_above + 1) / (n + 1))
+        nats = np.empty(len(scores))
+        _look_up(scores.astype(np.float64), self.sorted_scores, *self._guide, self._nats_below, nats)
+        beyond = np.flatnonzero(scores > self.sorted_scores[-1])
+        nats[beyond] += self._tail(scores[beyond]) - self._tail(self.sorted_scores[-1])
         return nats
+
+    def score_at(self, rate: float) -> float:
+        """The least score whose p-value is at most `rate`."""
+        n = len(self.sorted_scores)
+        at_or_above = math.floor(rate * (n + 1) + 1e-9) - 1
+        if at_or_above >= 1:
+            return float(self.sorted_scores[n - at_or_above])
+        nats = -math.log(rate * (n + 1)) + float(self._tail(self.sorted_scores[-1]))
+        return self.tail_start + self.scale * math.expm1(self.shape * nats) / self.shape
+
+    def rate_beyond(self, score: float) -> float:
+        """The p-value of a score."""
+        return float(np.exp(-self.nats(np.array([score]))[0]))
+
+    @cached_property
+    def _nats_below(self) -> NDArray[np.float64]:
+        """−ln p (n + 1,) of a score by how many calibration scores are below it."""
+        n = len(self.sorted_scores)
+        return -np.log((np.arange(n, -1, -1) + 1) / (n + 1))
+
+    @cached_property
+    def _guide(self) -> tuple[NDArray[np.int64], float, float]:
+        """How many calibration scores lie below each of `_CELLS` evenly spaced edges, the first edge, and the cells a
+        unit: where a look-up begins."""
+        low, high = np.quantile(self.sorted_scores, [0.0, 0.99])
+        edges = np.linspace(low, high, _CELLS) if high > low else np.full(_CELLS, low)
+        below = np.searchsorted(self.sorted_scores, edges, side="left")
+        return below, float(low), (_CELLS - 1) / float(high - low) if high > low else 0.0
 
     def _tail(self, scores: NDArray[np.floating] | np.float64) -> NDArray[np.float64]:
         """−ln of the fitted survival function of the excess over `tail_start`."""
@@ -101,13 +126,16 @@ class Calibration:
         """Calibration rows this rests on."""
         return len(next(iter(self.scales.values())).sorted_scores)
 
-    def require(self, rate: float) -> None:
-        """Raises `NotEnoughRows` where the calibration rows cannot support `rate`."""
-        if self.rows < rows_needed(rate):
-            raise NotEnoughRows(
-                f"{self.rows} calibration rows cannot support rate {rate:g}: {rows_needed(rate)} are needed; "
-                f"with {self.rows} the smallest rate is {1 / (self.rows + 1):.3g}."
-            )
+    def interval(self, rate: float, *, seed: int = 0) -> tuple[float, float]:
+        """Between which rates the share of records beyond the p-value `rate` lies, as nine in ten bootstrap samples of
+        the calibration rows have it (Efron, Annals of Statistics 1979). Holds for records like these, before the online
+        level corrects it."""
+        chance = np.random.default_rng(seed)
+        scale = self.combined or next(iter(self.scales.values()))
+        samples = (chance.choice(scale.sorted_scores, self.rows) for _ in range(_BOOTSTRAPS))
+        beyond = [scale.rate_beyond(ScoreScale.fit(sample).score_at(rate)) for sample in samples]
+        low, high = np.quantile(beyond, [0.05, 0.95])
+        return float(low), float(high)
 
     def nats(self, scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores (m, n), a row a model in the order of `scales`, to nats of each (m, n) and of all together (n,)."""
@@ -139,6 +167,8 @@ class Calibration:
 
 
 _COMBINED = "combined"
+_BOOTSTRAPS = 100
+_CELLS = 1024
 
 
 def _generalised_pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
@@ -150,3 +180,34 @@ def _generalised_pareto(excess: NDArray[np.float64]) -> tuple[float, float]:
         return SHAPE_RANGE[1], first
     shape = float(np.clip(2 - first / (first - 2 * second), *SHAPE_RANGE))
     return shape, first * (1 - shape)
+
+
+@compiled
+def _look_up(
+    scores: NDArray[np.float64],
+    ordered: NDArray[np.float64],
+    guide: NDArray[np.int64],
+    low: float,
+    cells: float,
+    nats_below: NDArray[np.float64],
+    nats: NDArray[np.float64],
+) -> None:
+    """nats[i] = nats_below[number of `ordered` below scores[i]]: the search that numpy's is too slow for, by cells."""
+    for i in range(len(scores)):
+        score = scores[i]
+        if math.isnan(score):
+            nats[i] = score
+            continue
+        if score <= low or score > ordered[-1]:
+            nats[i] = nats_below[0 if score <= low else len(ordered)]
+            continue
+        cell = int(min((score - low) * cells, len(guide) - 1.0))
+        below = guide[max(cell - 1, 0)]  # a cell to either side, as the product above is rounded
+        above = guide[cell + 2] if cell + 2 < len(guide) else len(ordered)
+        while below < above:
+            middle = (below + above) // 2
+            if ordered[middle] < score:
+                below = middle + 1
+            else:
+                above = middle
+        nats[i] = nats_below[below]

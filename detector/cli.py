@@ -112,6 +112,42 @@ def run(
 
 
 @app.command()
+def backtest(
+    config: Config,
+    files: Annotated[list[str] | None, typer.Option(help="Parquet, CSV or NDJSON files, not the topics.")] = None,
+    records: Annotated[int | None, typer.Option(min=1, help="The last so many records of the topics.")] = None,
+    since: Annotated[str | None, typer.Option(help="The records of the last so much time, like 7d.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="False alarms, like 3/day or 0.001; may be repeated.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="A version other than the champion.")] = None,
+    train_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=0.99, help="Train on this share of the records, the oldest; 0.5 without a champion."
+        ),
+    ] = None,
+    json: Json = False,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write.", show_default=False)] = None,
+) -> None:
+    """Tell what would have fired on records of the past, and publish nothing."""
+    settings = _load(config)
+    from detector.commands.backtest import print_backtest
+
+    print_backtest(
+        settings,
+        files=files or (),
+        records=records,
+        since=since,
+        budgets=budget or (),
+        version=version,
+        train_share=train_share,
+        as_json=json,
+        report=report,
+    )
+
+
+@app.command()
 def alerts(
     config: Config,
     json: Json = False,

@@ -21,6 +21,7 @@ from pydantic import (
 
 from consumers.fields import join_path, split_path
 from consumers.settings import KafkaSettings, Settings
+from detector.budget import per_day
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -52,6 +53,11 @@ def _field_path(path: str) -> str:
     return path
 
 
+def _false_alarms(budget: str) -> str:
+    per_day(budget)
+    return budget.replace(" ", "")
+
+
 def _form(features: object) -> str:
     return "list" if isinstance(features, list) else "auto"
 
@@ -69,6 +75,8 @@ TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
 
 FieldPath = Annotated[str, AfterValidator(_field_path)]
+
+FalseAlarms = Annotated[str, AfterValidator(_false_alarms)]
 
 FeatureKind = Literal["numeric", "counter", "categorical", "flag", "calendar"]
 
@@ -97,9 +105,15 @@ class FeatureSettings(Settings):
     false); calendar."""
     transform: Literal["log1p", "diff"] | None = None
     """log1p: sign(x)·ln(1+|x|), for numbers over many magnitudes. diff: change since the entity's previous record."""
+    direction: Literal["up", "down", "both"] = "both"
+    """Which deviations from what is expected count: up (more than expected), down, or both."""
+    minimum_deviation: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    """Smaller deviations from what is expected do not count; in the units of `observed` and `expected` in alerts."""
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        if self.kind not in ("numeric", "counter") and (self.direction != "both" or self.minimum_deviation is not None):
+            raise ValueError(f"feature '{self.name}' of kind {self.kind} takes no direction and no minimum_deviation")
         if self.kind == "calendar" and self.name not in ("hour", "weekday"):
             raise ValueError(f"calendar feature '{self.name}': name is one of hour, weekday")
         if self.transform and self.kind not in ("numeric", "counter"):
@@ -198,17 +212,56 @@ class TrainingSettings(Settings):
         return self
 
 
+class CalibrationSettings(Settings):
+    """What counts as unlikely, and for whom."""
+
+    by: FieldPath = "entity"
+    """Whose records share a level: `entity` (each has its own), `all` (one for everybody, where an entity has few
+    records), or a field of the records, each value of which has its own."""
+    level: Literal["online", "static"] = "online"
+    """online: the level follows drift, and keeps the promised rate. static: it stays where training put it."""
+
+
+class ConfirmSettings(Settings):
+    """How many records it takes to open an incident."""
+
+    records: int = Field(default=1, ge=1, le=64)
+    """An incident opens when so many records of an entity"""
+    of: int = Field(default=1, ge=1, le=64)
+    """out of its last so many are beyond the level."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.records > self.of:
+            raise ValueError(f"{self.records} records of {self.of}: records must not exceed of")
+        return self
+
+
 class AlertSettings(Settings):
     """The budget, and what becomes of records beyond it."""
 
     topic: Topic
     """Topic that alerts are published to."""
-    rate: float = Field(default=0.001, gt=0.0, le=0.2)
-    """False alarms that are bearable, as a share of all records."""
+    false_alarms: FalseAlarms | None = None
+    """False alarms that are bearable, in all: `3/day`, or so many an `hour`, a `week`, a `month`."""
+    rate: float | None = Field(default=None, gt=0.0, le=0.2)
+    """The same as a share of all records, in place of `false_alarms`; 0.001 where neither is given."""
+    confirm: ConfirmSettings = ConfirmSettings()
+    """How many records it takes to open an incident; one where nothing is said."""
     quiet_for: Duration = 300.0
     """An incident is resolved when its entity has reported for so long without crossing the level."""
+    cooldown: Duration | None = None
+    """After an incident was resolved, its entity opens no other for so long."""
+    remind_after: Duration | None = None
+    """While an incident goes on, it is told again after so long."""
     max_reasons: int = Field(default=5, ge=1, le=100)
     """Most features named in an alert."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.rate is not None and self.false_alarms is not None:
+            raise ValueError(f"false_alarms {self.false_alarms} and rate {self.rate:g} are two budgets: give one")
+        return self
 
 
 class DeadLetterSettings(Settings):
@@ -269,6 +322,8 @@ class DetectorSettings(Settings):
     """Models to fit; with several, their calibrated scores combine to one decision under one budget."""
     training: TrainingSettings = TrainingSettings()
     """Where training records come from, and when."""
+    calibration: CalibrationSettings = CalibrationSettings()
+    """What counts as unlikely, and for whom."""
     alerts: AlertSettings
     """The budget, and what becomes of records beyond it."""
     dead_letters: DeadLetterSettings = DeadLetterSettings()
@@ -317,9 +372,17 @@ class DetectorSettings(Settings):
             raise ValueError(f"field '{self.stream.entity}' is stream.entity: as a feature it must be categorical")
         if self.stream.entity is not None and self.stream.entity == self.stream.timestamp:
             raise ValueError(f"field '{self.stream.entity}' is both stream.entity and stream.timestamp")
-        paths = {tuple(split_path(path)) for path in (*kinds, self.stream.entity, self.stream.timestamp) if path}
+        if self.segment in kinds and kinds[self.segment] != "categorical":
+            raise ValueError(f"field '{self.segment}' is calibration.by: as a feature it must be categorical")
+        used = (*kinds, self.stream.entity, self.stream.timestamp, self.segment)
+        paths = {tuple(split_path(path)) for path in used if path}
         if within := sorted(path for path in paths for end in range(1, len(path)) if path[:end] in paths):
             raise ValueError(f"field '{join_path(within[0])}' lies within another one that is used: leave one out")
+
+    @property
+    def segment(self) -> str | None:
+        """The field whose values have levels of their own; None where that is the entity, or nothing."""
+        return None if self.calibration.by in ("entity", "all") else self.calibration.by
 
     @property
     def group(self) -> str:

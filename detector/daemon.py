@@ -47,7 +47,7 @@ class Daemon:
         observers: Sequence[Observer] = (),
     ) -> None:
         self.health = Health()
-        self.metrics = Metrics(settings.name, settings.alerts.rate)
+        self.metrics = Metrics(settings.name)
         self._settings = settings
         self._broker = broker
         self._store = Store(settings.store.url, settings.name)
@@ -55,6 +55,7 @@ class Daemon:
         self._schedule = Schedule(settings.training, datetime.now(UTC))
         self._trainer = Trainer(training_command, settings.training.timeout)
         self._owned: set[Partition] = set()
+        self._partitions = 1
         self._stopping = threading.Event()
         self._pause_s = RETRY_S[0]
 
@@ -71,7 +72,7 @@ class Daemon:
             bundle = self._train_until_there()
         if bundle is None or self._stopping.is_set():
             return
-        pipeline = Pipeline(self._settings, bundle)
+        pipeline = Pipeline(self._settings, bundle, partitions=self._partitions)
         self.metrics.serving(bundle.version)
         watch = ChampionWatch(self._store, self._settings, bundle.version)
         try:
@@ -94,8 +95,10 @@ class Daemon:
         topics = self._settings.stream.topics
         while not self._stopping.is_set():
             try:
-                missing = sorted(set(topics) - set(self._broker.partitions(topics)))
+                there = self._broker.partitions(topics)
+                missing = sorted(set(topics) - set(there))
                 if not missing:
+                    self._partitions = sum(there.values())
                     self._broker.create_topics({self._settings.alerts.topic: 1, self._settings.dead_letter_topic: 1})
                     return
                 detail = f"topic {', '.join(missing)} is not there yet"

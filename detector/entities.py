@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from itertools import compress, repeat
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from consumers.batch import Columns
+
+T = TypeVar("T", bound=np.generic)
+
+
+def segments(columns: Columns, by: str) -> NDArray[np.object_]:
+    """Whose level each record (n,) shares: `by` is entity, all, or one of the text fields."""
+    if by == "entity":
+        return columns.entity
+    if by == "all":
+        return np.full(len(columns), "", object)
+    texts: NDArray[np.object_] = columns.texts[by].copy()
+    texts[texts == None] = ""  # noqa: E711 - element by element
+    return texts
 
 
 class Visits(NamedTuple):
@@ -91,6 +106,14 @@ class EntityTable:
         return self._slots.popitem(last=False)[1]
 
 
+def everybody(table: EntityTable, n: int) -> Visits:
+    """Where n records live that all share one slot of the table."""
+    slot, fresh = np.zeros(n, np.int64), np.zeros(n, np.bool_)
+    if not len(table):
+        fresh[:1] = table.locate(np.array([""], object)).fresh
+    return Visits(slot, fresh, np.arange(n), fresh)
+
+
 def _visits(slot: NDArray[np.int64], fresh: NDArray[np.bool_]) -> Visits:
     order = np.argsort(slot, kind="stable")
     arranged = slot[order]
@@ -98,3 +121,13 @@ def _visits(slot: NDArray[np.int64], fresh: NDArray[np.bool_]) -> Visits:
     first[0] = True
     first[1:] |= arranged[1:] != arranged[:-1]
     return Visits(slot, fresh, order, first)
+
+
+def grown(array: NDArray[T], rows: int) -> NDArray[T]:
+    """The array with room for so many rows, new ones zero; it at least doubles, so that growing costs little in the
+    long run."""
+    if rows <= len(array):
+        return array
+    larger = np.zeros((max(rows, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger

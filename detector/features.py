@@ -33,11 +33,13 @@ class FeatureReason(NamedTuple):
     share: float
 
 
-def fields(features: Sequence[FeatureSettings], entity: str | None, timestamp: str | None) -> Schema:
-    """What a decoder must take out of a record for these features."""
+def fields(
+    features: Sequence[FeatureSettings], entity: str | None, timestamp: str | None, segment: str | None = None
+) -> Schema:
+    """What a decoder must take out of a record for these features, and for levels by the field `segment`."""
     numbers = tuple(feature.name for feature in features if feature.kind in ("numeric", "counter", "flag"))
-    texts = tuple(feature.name for feature in features if feature.kind == "categorical")
-    return Schema(numbers, texts, entity, timestamp)
+    texts = dict.fromkeys(feature.name for feature in features if feature.kind == "categorical")
+    return Schema(numbers, (*(texts | ({segment: None} if segment else {})),), entity, timestamp)
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,6 @@ class FeatureEncoder:
     def features(self) -> tuple[FeatureSettings, ...]:
         return tuple(part.settings for part in self.parts)
 
-    def schema(self, *, entity: str | None, timestamp: str | None) -> Schema:
-        return fields(self.features, entity, timestamp)
-
     def encode(self, columns: Columns, previous: Previous) -> NDArray[np.float32]:
         """(n, columns of the layout), finite. `previous` holds the `remembered` fields, row by row."""
         x = np.zeros((len(columns), self.layout.columns), dtype=np.float32)
@@ -109,33 +108,80 @@ class FeatureEncoder:
                 carried[:, mark] = np.maximum(carried[:, mark], x[:, old_mark])
         return carried
 
+    @cached_property
+    def restricted(self) -> NDArray[np.intp]:
+        """The columns of features of which only some deviations count."""
+        places = [start for part, (start, _, _) in zip(self.parts, self._places, strict=True) if part.restricted]
+        return np.array(places, np.intp)
+
+    def counts(self, x: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether the deviation of each column of records x (n, d) from what was expected (n, d) counts, (n, d)."""
+        counts = np.ones(x.shape, np.bool_)
+        for part, (start, stop, _) in zip(self.parts, self._places, strict=True):
+            counts[:, start:stop] = part.counts(x[:, start:stop], expected[:, start:stop])
+        return counts
+
+    def missing(self, columns: Columns) -> NDArray[np.bool_]:
+        """(n, features): whether the record lacks the field."""
+        return np.stack([part.missing(columns) for part in self.parts], axis=1)
+
+    def shares(self, columns: Columns, share: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Shares of columns (n, d) -> shares of features (n, features), both summing to the same over a row. The share
+        of a mark counts for its feature, that of `MISSING_FIELDS` for the features that are missing, or for all alike
+        that could be.
+        """
+        shares = np.add.reduceat(share[:, : self._own].astype(np.float64), self._starts, axis=1)
+        if self._own < self.layout.columns:
+            blamed = self.missing(columns) & self._unmarked
+            blamed[~blamed.any(axis=1)] = self._unmarked
+            shares += share[:, -1:] * blamed / blamed.sum(axis=1, keepdims=True)
+        return shares
+
+    def likeliest(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What a model expects in each column (n, d) -> the columns (n, d) of the records closest to it: of one category,
+        with a flag that is set or not, with a field that is missing or not."""
+        likeliest = np.zeros_like(expected)
+        for part, (start, stop, mark) in zip(self.parts, self._places, strict=True):
+            likeliest[:, start:stop] = part.likeliest(expected[:, start:stop])
+            if mark is not None and part.has_mark:
+                missing = expected[:, mark] > 0.5
+                likeliest[missing, start:stop] = part.encode(np.array([np.nan]))
+                likeliest[missing, mark] = 1.0
+        return likeliest
+
+    def replaced(
+        self, columns: Columns, x: NDArray[np.float32], likeliest: NDArray[np.float32], chosen: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        """Records x (n, d) with the chosen features (n, features) and their marks as in `likeliest` (n, d)."""
+        replaced = x.copy()
+        own = np.repeat(chosen, np.diff(self._starts, append=self._own), axis=1)
+        np.copyto(replaced[:, : self._own], likeliest[:, : self._own], where=own)
+        if self._own < self.layout.columns:
+            replaced[:, -1] = (self.missing(columns) & self._unmarked & ~chosen).any(axis=1)
+        return replaced
+
     def reasons(
         self,
         columns: Columns,
         x: NDArray[np.float32],
-        share: NDArray[np.float32],
-        expected: NDArray[np.float32],
-        most: int,
+        likeliest: NDArray[np.float32],
+        shares: NDArray[np.float64],
+        chosen: NDArray[np.bool_],
     ) -> list[list[FeatureReason]]:
-        """For each of n records its `most` weightiest features, weightiest first. x, share and expected are (n, d), of
-        the records themselves (not their windows); shares of all features sum to what share sums to over a row.
-
-        The share of a mark counts for its feature, that of `MISSING_FIELDS` for the features that are missing.
-        """
-        missing = np.stack([part.missing(columns) for part in self.parts], axis=1)
-        shares = self._shares(share.astype(np.float64), missing)
-        weightiest = np.argsort(-shares, axis=1, kind="stable")[:, :most]
+        """For each of n records x (n, d) its chosen features (n, features), weightiest first."""
+        missing = self.missing(columns)
+        order = np.argsort(-shares, axis=1, kind="stable")
         return [
             [
                 FeatureReason(
                     self.parts[index].name,
                     None if missing[row, index] else self._observed(columns, row, x[row], index),
-                    self._expected(expected[row], index),
+                    self._expected(likeliest[row], index),
                     float(shares[row, index]),
                 )
-                for index in indices
+                for index in indices[chosen[row, indices]].tolist()
             ]
-            for row, indices in enumerate(weightiest.tolist())
+            for row, indices in enumerate(order)
         ]
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -181,6 +227,16 @@ class FeatureEncoder:
         return np.array([part.markable and not part.marked for part in self.parts])
 
     @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        """Where the columns of each feature begin, its mark the last of them."""
+        return np.array([start for start, _, _ in self._places])
+
+    @property
+    def _own(self) -> int:
+        """How many columns belong to a single feature: all but the shared one."""
+        return self.layout.columns - bool(self._unmarked.any())
+
+    @cached_property
     def _places(self) -> tuple[tuple[int, int, int | None], ...]:
         """Of each feature: start and stop of its own columns, and the column that tells whether it is missing."""
         places: list[tuple[int, int, int | None]] = []
@@ -192,27 +248,14 @@ class FeatureEncoder:
             start = stop + part.has_mark
         return tuple(places)
 
-    def _shares(self, share: NDArray[np.float64], missing: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """(n, columns) -> (n, features), both summing to the same over a row."""
-        shares = np.zeros(missing.shape)
-        for index, (part, (start, stop, _)) in enumerate(zip(self.parts, self._places, strict=True)):
-            shares[:, index] = share[:, start : stop + part.has_mark].sum(axis=1)
-        if self._unmarked.any():
-            blamed = missing & self._unmarked
-            blamed[~blamed.any(axis=1)] = self._unmarked  # a share that no missing field explains is spread evenly
-            shares += share[:, -1:] * blamed / blamed.sum(axis=1, keepdims=True)
-        return shares
-
     def _observed(self, columns: Columns, row: int, x: NDArray[np.float32], index: int) -> Value:
         start, stop, _ = self._places[index]
         return self.parts[index].observed(columns, row, x[start:stop])
 
-    def _expected(self, expected: NDArray[np.float32], index: int) -> Value:
+    def _expected(self, likeliest: NDArray[np.float32], index: int) -> Value:
         """None where the model expected the field to be missing."""
         start, stop, mark = self._places[index]
-        if mark is not None and expected[mark] > 0.5:
-            return None
-        return self.parts[index].read(expected[start:stop])
+        return None if mark is not None and likeliest[mark] else self.parts[index].read(likeliest[start:stop])
 
 
 def _previous_within(columns: Columns, names: Sequence[str]) -> Previous:

@@ -98,7 +98,9 @@ def infer_features(
     return inferred.features
 
 
-def render(inferred: Inferred, *, name: str, bootstrap: str, topic: str, rate: float, files: Sequence[str] = ()) -> str:
+def render(
+    inferred: Inferred, *, name: str, bootstrap: str, topic: str, false_alarms: str, files: Sequence[str] = ()
+) -> str:
     """A settings file of what was inferred: each feature with what was seen of it, the left-out fields with why.
 
     Training is on `files` where there are any, else on the topic.
@@ -121,7 +123,7 @@ def render(inferred: Inferred, *, name: str, bootstrap: str, topic: str, rate: f
         *([f"training: {{files: {yaml_line(list(files))}}}"] if files else []),
         "alerts:",
         f"  topic: {yaml_line(f'{topic[:240]}-alerts')}",
-        f"  rate: {yaml_line(rate)}  # false alarms that are bearable, as a share of all records",
+        f"  false_alarms: {yaml_line(false_alarms)}  # as many as are bearable, of all entities together",
     ]
     return "\n".join(lines) + "\n"
 

@@ -36,21 +36,32 @@ SPECS = (
         "List the dead-letter topic by reason.",
         ("reason",),
     ),
-    Spec("crossing_records", Counter, "Scored records beyond the level.", "Compare with promised_rate."),
+    Spec("alarms", Counter, "Records that raised an alarm: what the budget bounds.", "Compare with promised_alarms."),
+    Spec(
+        "promised_alarms",
+        Counter,
+        "Alarms that the budget allowed for the records scored.",
+        "Compare with alarms over the same time.",
+    ),
+    Spec(
+        "elevated_records",
+        Counter,
+        "Records beyond the level inside incidents; no budget bounds them.",
+        "Growing for long: an incident lasts, or a drift alert follows.",
+    ),
     Spec("alerts", Counter, "Alerts published.", "Follow the alert topic.", ("kind", "severity")),
     Spec("open_incidents", Gauge, "Incidents that are open.", "Follow the alert topic."),
-    Spec("promised_rate", Gauge, "False alarms bearable, as a share of records.", "Set by alerts.rate."),
+    Spec(
+        "promised_rate",
+        Gauge,
+        "Alarms promised since start, as a share of scored records.",
+        "Set by alerts.false_alarms or alerts.rate.",
+    ),
     Spec(
         "realised_rate",
         Gauge,
-        "Records beyond the level since start, as a share of scored records.",
-        "Far above promised_rate: retrain.",
-    ),
-    Spec(
-        "alarm_rate",
-        Gauge,
-        "Incidents opened since start, as a share of scored records.",
-        "As realised_rate.",
+        "Alarms since start, as a share of scored records.",
+        "For long above twice promised_rate: real incidents, or retrain.",
     ),
     Spec(
         "lag_records", Gauge, "Records not yet taken, by partition.", "Growing: add replicas.", ("topic", "partition")
@@ -70,16 +81,16 @@ PREFIX = "offnominal_"
 class Metrics:
     """The metrics of one detector, in a registry of their own."""
 
-    def __init__(self, detector: str, promised_rate: float) -> None:
+    def __init__(self, detector: str) -> None:
         self.registry = CollectorRegistry()
         self._series: dict[str, Collector] = {
             spec.name: spec.kind(PREFIX + spec.name, spec.help, ("detector", *spec.labels), registry=self.registry)
             for spec in SPECS
         }
         self._detector = detector
-        self._scored = self._opened = self._crossing = 0
+        self._scored = self._alarms = 0
+        self._promised = 0.0
         self._positions: dict[Partition, int] = {}
-        self.gauge("promised_rate").set(promised_rate)
 
     def counter(self, name: str, *labels: str) -> Counter:
         series = self._series[name]
@@ -94,17 +105,20 @@ class Metrics:
     def observe(self, batch: RawBatch, outcome: Outcome) -> None:
         """Counts one published batch."""
         self._scored += len(outcome.columns)
-        self._opened += sum(alert.kind == "opened" for alert in outcome.alerts)
-        self._crossing += int(outcome.crossing.sum())
+        alarms, promised = int(outcome.decided.alarm.sum()), float(outcome.promised.sum())
+        self._alarms += alarms
+        self._promised += promised
         self.counter("records").inc(outcome.records)
-        self.counter("crossing_records").inc(int(outcome.crossing.sum()))
+        self.counter("alarms").inc(alarms)
+        self.counter("promised_alarms").inc(promised)
+        self.counter("elevated_records").inc(int(outcome.decided.elevated.sum()))
         for reason, count in Tally(letter.reason for letter in outcome.dead_letters).items():
             self.counter("dead_letters", reason).inc(count)
         for (kind, severity), count in Tally((alert.kind, alert.severity) for alert in outcome.alerts).items():
             self.counter("alerts", kind, severity).inc(count)
         if self._scored:
-            self.gauge("alarm_rate").set(self._opened / self._scored)
-            self.gauge("realised_rate").set(self._crossing / self._scored)
+            self.gauge("promised_rate").set(self._promised / self._scored)
+            self.gauge("realised_rate").set(self._alarms / self._scored)
 
     def took(self, seconds: float, finished_at: float) -> None:
         """A batch took so long, until that epoch second."""

@@ -90,7 +90,20 @@ class Part(ABC):
 
     @abstractmethod
     def read(self, block: NDArray[np.float32]) -> Value:
-        """What the columns (width,) of one record mean in the user's units; of a model's columns, what is likeliest."""
+        """What the columns (width,) of one record mean in the user's units."""
+
+    @abstractmethod
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[Any]:
+        """What a model expects in the columns (n, width) -> the nearest that a record can have there."""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether only some deviations of this feature count."""
+        return self.settings.direction != "both" or bool(self.settings.minimum_deviation)
+
+    def counts(self, blocks: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether the deviation of columns (n, width) from what was expected of them counts, (n, width)."""
+        return np.ones(blocks.shape, np.bool_)
 
     def missing(self, columns: Columns) -> NDArray[np.bool_]:
         return np.isnan(columns.numbers[self.name])
@@ -124,13 +137,14 @@ class Number(Part):
                 values = _rate(values, previous.values[self.name], columns.time - previous.time)
             elif self.settings.transform == "diff":
                 values = values - previous.values[self.name]
-        if self.settings.transform == "log1p":
-            values = np.copysign(np.log1p(np.abs(values)), values)
-        return values
+        return self._transformed(values)
 
     def fitted(self, values: NDArray[np.float64]) -> Self:
         """scale = max((q95 - q5) / 3.29, 0.3 sd): the sd of a normal distribution, whose quantiles are 3.29 sd apart,
-        and no less than a heavy tail needs. A column without variance gets 1e-4 of its own size, or 1."""
+        and no less than a heavy tail needs. A column without variance gets 1e-4 of its own size, or 1.
+
+        No scale is so small that a deviation of `minimum_deviation` from the centre is beyond half the clip: its size
+        could not be told any more."""
         finite = values[np.isfinite(values)]
         if not finite.size:
             raise self._nothing_learned(values)
@@ -140,6 +154,9 @@ class Number(Part):
         centre, spread = float(middle) * size, float(max((high - low) / 3.29, 0.3 * unit.std())) * size
         if spread <= 1e-12 * abs(centre):  # no more than rounding leaves
             spread = 1e-4 * abs(centre)
+        if self.settings.minimum_deviation:
+            edges = self._undone(np.array([centre])) + self.settings.minimum_deviation * np.array([-1.0, 1.0])
+            spread = max(spread, 2.0 / CLIP * float(np.abs(self._transformed(edges) - centre).max()))
         return replace(self, centre=centre, scale=spread or 1.0)
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,10 +167,15 @@ class Number(Part):
         return scaled[:, None]
 
     def read(self, block: NDArray[np.float32]) -> float:
-        value = float(block[0]) * self.scale + self.centre
-        if self.settings.transform == "log1p":
-            value = math.copysign(math.expm1(min(abs(value), 709.0)), value)
-        return float(np.nan_to_num(value))
+        return float(self._units(block)[0])
+
+    def counts(self, blocks: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.bool_]:
+        deviation = self._units(blocks) - self._units(self.likeliest(expected))
+        size = {"up": deviation, "down": -deviation, "both": np.abs(deviation)}[self.settings.direction]
+        return size >= (self.settings.minimum_deviation or 0.0)
+
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.clip(blocks, -CLIP, CLIP)
 
     def observed(self, columns: Columns, row: int, block: NDArray[np.float32]) -> float:
         """Counters and differences are read back from x, where they end at the clip; others are as reported."""
@@ -163,6 +185,19 @@ class Number(Part):
         with np.errstate(over="ignore"):
             values = blocks[:, 0].astype(np.float64) * old.scale + old.centre
         return self.encode(values).astype(np.float32)
+
+    def _units(self, blocks: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Columns in the user's units, finite."""
+        return np.nan_to_num(self._undone(blocks.astype(np.float64) * self.scale + self.centre))
+
+    def _transformed(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.copysign(np.log1p(np.abs(values)), values) if self.settings.transform == "log1p" else values
+
+    def _undone(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The inverse of `_transformed`."""
+        if self.settings.transform != "log1p":
+            return values
+        return np.copysign(np.expm1(np.minimum(np.abs(values), 709.0)), values)
 
 
 class Flag(Part):
@@ -184,6 +219,9 @@ class Flag(Part):
 
     def read(self, block: NDArray[np.float32]) -> bool:
         return bool(block[0] > 0.5)
+
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return blocks > 0.5
 
 
 class Category(Part):
@@ -237,9 +275,13 @@ class Category(Part):
         return _one_hot(codes, self.width)
 
     def read(self, block: NDArray[np.float32]) -> str | None:
-        likely = block.copy()
-        likely[self.unseen] = -np.inf
-        return [*[*self.categories, "other"][: self.unseen], None, None][int(likely.argmax())]
+        return [*[*self.categories, "other"][: self.unseen], None, None][int(block.argmax())]
+
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Never a value not seen, which names none."""
+        seen = blocks.copy()
+        seen[:, self.unseen] = -np.inf
+        return _one_hot(seen.argmax(axis=1), self.width)
 
     def observed(self, columns: Columns, row: int, block: NDArray[np.float32]) -> str | None:
         text: str | None = columns.texts[self.name][row]
@@ -280,9 +322,16 @@ class Calendar(Part):
         return _circle(self.period)[values]
 
     def read(self, block: NDArray[np.float32]) -> float | str:
-        turn = math.atan2(block[0], block[1]) / math.tau
-        step = round(turn * self.period) % self.period
+        step = int(self._steps(block[None])[0])
         return round(step / 60, 2) if self.name == "hour" else _WEEKDAYS[step]
+
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _circle(self.period)[self._steps(blocks)]
+
+    def _steps(self, blocks: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Sines and cosines (n, 2) -> minutes of the day or days of the week."""
+        turn = np.arctan2(blocks[:, 0], blocks[:, 1], dtype=np.float64) / math.tau
+        return np.rint(turn * self.period).astype(np.int64) % self.period
 
 
 PARTS: dict[str, type[Part]] = {

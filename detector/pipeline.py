@@ -1,4 +1,4 @@
-"""The straight line, batch in, outcome out: decode, encode, score, calibrate, incidents, messages.
+"""The straight line, batch in, outcome out: decode, encode, score, calibrate, decide, incidents, messages.
 
 Pure computation: no clock, no I/O, no logging. What has memory is kept by partition, and the result depends on the
 records alone, not on where batches end.
@@ -6,7 +6,7 @@ records alone, not on where batches end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,36 +15,34 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
 from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
-from detector.alerts import SEVERITIES, Alert, Reason, Source, event_time, identifier, severity_rank
+from detector.alerts import SEVERITIES, Alert, Source, event_time, identifier, severity_rank
+from detector.budget import Allowance
 from detector.bundle import Bundle
-from detector.calibration import threshold
 from detector.config import DetectorSettings
-from detector.features import FeatureReason
+from detector.entities import EntityTable, Visits, everybody, segments
+from detector.features import fields
 from detector.incidents import Decided, Incidents, Transition
+from detector.level import Levels, Start, concat
+from detector.reasons import Reasoner, Told
 from detector.windows import EntityHistory
 from models.scorer import Scorer
-
-NEGLIGIBLE_SHARE = 0.01
-"""Features with a smaller part in an alert are not named, unless none has a larger one."""
-LONGEST_TEXT = 200
-"""Characters of a record's text that an alert repeats: an alert must fit into a message whatever the record holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a batch. Every record is either a row of `columns`, scored, or a dead letter.
 
-    `nats` (n,) is −ln p of each row and `crossing` (n,) whether that is beyond the level; `messages` holds alerts and
-    dead letters, to be published together with `positions`.
+    `decided` holds what was decided of each row and `promised` (n,) the alarms per record that it was promised;
+    `messages` holds alerts and dead letters, to be published together with `positions`.
     """
 
     columns: Columns
-    nats: NDArray[np.float64]
-    crossing: NDArray[np.bool_]
+    decided: Decided
+    promised: NDArray[np.float64]
     alerts: Sequence[Alert]
     dead_letters: Sequence[DeadLetter]
     messages: Sequence[Message]
-    positions: dict[Partition, Position]
+    positions: Mapping[Partition, Position]
     open_incidents: int
     version: str
 
@@ -56,32 +54,43 @@ class Outcome:
 class PartitionState(NamedTuple):
     """Everything a partition remembers from one batch to the next."""
 
+    entities: EntityTable
+    segments: EntityTable
     history: EntityHistory
+    allowance: Allowance
+    levels: Levels
     incidents: Incidents
 
 
-class Scored(NamedTuple):
-    """Rows (n, window, d) as the models saw them, and what they said in nats: each model (m, n) and all as one (n,)."""
+class Judged(NamedTuple):
+    """Rows (n, window, d) as the models saw them, what each model said in nats (m, n), what was decided, the
+    promised rate (n,), the names of the segments (n,), and what became of incidents."""
 
     x: NDArray[np.float32]
     by_model: NDArray[np.float64]
-    nats: NDArray[np.float64]
+    decided: Decided
+    promised: NDArray[np.float64]
+    segment: NDArray[np.object_]
+    transitions: list[Transition]
 
 
 class Pipeline:
-    """A bundle in service. Not thread-safe."""
+    """A bundle in service, on topics of so many partitions in all. Not thread-safe."""
 
-    def __init__(self, settings: DetectorSettings, bundle: Bundle) -> None:
+    def __init__(self, settings: DetectorSettings, bundle: Bundle, *, partitions: int = 1) -> None:
         self._settings = settings
+        self._partitions = partitions
         self._states: dict[Partition, PartitionState] = {}
-        self._threshold = threshold(settings.alerts.rate)
         self._serve(bundle)
 
     def adopt(self, bundle: Bundle) -> None:
-        """Another version takes over: windows are carried into its scale, open incidents stay open."""
+        """Another version takes over: windows are carried into its scale, levels begin where it was calibrated, open
+        incidents stay open."""
         self._serve(bundle)
-        for state in self._states.values():
+        for partition, state in self._states.items():
             state.history.adopt(bundle.encoder)
+            state.levels.adopt(self._start)
+            state.allowance.allot(self._budget, self._share(partition))
 
     def reset(self) -> None:
         """Forgets all partitions, as after losing the stream; they are assigned anew."""
@@ -98,140 +107,164 @@ class Pipeline:
 
     @property
     def entities(self) -> int:
-        """Entities that have windows."""
-        return sum(len(state.history) for state in self._states.values())
+        """Entities remembered."""
+        return sum(len(state.entities) for state in self._states.values())
 
     @property
     def evicted(self) -> int:
         """Entities forgotten since the partitions were assigned, because there were more than `window.max_entities`."""
-        return sum(state.history.evicted for state in self._states.values())
+        return sum(state.entities.evicted for state in self._states.values())
 
     def process(self, batch: RawBatch) -> Outcome:
         """Takes a batch through the whole line. The batch must be published before the next one is processed."""
         for partition in (*batch.revoked, *batch.assigned):
             self._states.pop(partition, None)
         columns, letters = self._decoder.decode(batch)
-        scored = self._score(columns)
-        if not (finite := np.isfinite(scored.nats)).all():
-            lost = columns.row[~finite].tolist()
-            letters += [DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number") for row in lost]
-            columns = columns.take(finite)
-            scored = Scored(scored.x[finite], scored.by_model[:, finite], scored.nats[finite])
-        crossing = scored.nats >= self._threshold
-        decided = Decided(
-            scored.nats, crossing, self._most_surprised(scored), severity_rank(scored.nats, self._threshold)
+        return self.judge(columns, batch, letters)
+
+    def judge(self, columns: Columns, batch: RawBatch | None = None, letters: Sequence[DeadLetter] = ()) -> Outcome:
+        """Everything after decoding; `batch` is what the columns and dead letters came from, where there was one."""
+        judged = self._judged(columns)
+        lost = ~np.isfinite(judged.decided.static_nats)
+        letters = [
+            *letters,
+            *(
+                DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number")
+                for row in columns.row[lost].tolist()
+            ),
+        ]
+        alerts = self._alerts(columns, judged)
+        topic, max_bytes = self._settings.dead_letter_topic, self._settings.dead_letters.max_bytes
+        dead = (
+            []
+            if batch is None
+            else [dead_letter_message(batch, it, topic=topic, max_bytes=max_bytes) for it in letters]
         )
-        alerts = self._alerts(columns, scored, self._transitions(columns, decided))
-        settings = self._settings
         return Outcome(
-            columns=columns,
-            nats=scored.nats,
-            crossing=crossing,
+            columns=columns.take(~lost) if lost.any() else columns,
+            decided=judged.decided.take(~lost) if lost.any() else judged.decided,
+            promised=judged.promised[~lost],
             alerts=alerts,
             dead_letters=letters,
-            messages=[
-                *(alert.message(settings.alerts.topic) for alert in alerts),
-                *(
-                    dead_letter_message(
-                        batch, letter, topic=settings.dead_letter_topic, max_bytes=settings.dead_letters.max_bytes
-                    )
-                    for letter in letters
-                ),
-            ],
-            positions=batch.positions(),
+            messages=[*(alert.message(self._settings.alerts.topic) for alert in alerts), *dead],
+            positions={} if batch is None else batch.positions(),
             open_incidents=self.open_incidents,
             version=self.version,
         )
 
     def _serve(self, bundle: Bundle) -> None:
+        settings = self._settings
         self._bundle = bundle
+        self._budget = bundle.manifest.data.budget(settings.alerts)
+        self._start = Start.fit(bundle.rows, rate=self._budget.rate, adapt=settings.calibration.level == "online")
         self._decoder = JsonDecoder(
-            bundle.encoder.schema(entity=self._settings.stream.entity, timestamp=self._settings.stream.timestamp)
+            fields(bundle.encoder.features, settings.stream.entity, settings.stream.timestamp, settings.segment)
         )
-        self._scorer = Scorer(bundle.models, self._settings.device)
+        self._scorer = Scorer(bundle.models, settings.device)
+        self._reasoner = Reasoner(bundle.encoder, self._scorer, bundle.calibration, settings.alerts.max_reasons)
+
+    def _share(self, partition: Partition) -> float:
+        return self._budget.share(partition, self._bundle.manifest.data.records_by_partition(), self._partitions)
 
     def _state(self, partition: Partition) -> PartitionState:
         if partition not in self._states:
+            most = self._settings.window.max_entities
             self._states[partition] = PartitionState(
-                EntityHistory(self._bundle.encoder, self._settings.window.max_entities),
-                Incidents(self._settings.alerts.quiet_for),
+                EntityTable(most),
+                EntityTable(most),
+                EntityHistory(self._bundle.encoder),
+                Allowance(self._budget, self._share(partition)),
+                Levels(self._start),
+                Incidents(self._settings.alerts),
             )
         return self._states[partition]
 
-    def _score(self, columns: Columns) -> Scored:
+    def _judged(self, columns: Columns) -> Judged:
         layout, models = self._bundle.encoder.layout, len(self._bundle.models)
-        if not len(columns):
-            empty = np.empty((0, layout.window, layout.columns), np.float32)
-            return Scored(empty, np.empty((models, 0)), np.empty(0))
+        names = segments(columns, self._settings.calibration.by)
+        parts = [(self._state(partition), rows) for partition, rows in columns.by_partition()]
+        visits = [state.entities.locate(columns.entity[rows]) for state, rows in parts]
         x = np.concatenate(
-            [self._state(partition).history.windows(columns.take(rows)) for partition, rows in columns.by_partition()]
+            [
+                np.empty((0, layout.window, layout.columns), np.float32),
+                *(s.history.windows(columns.take(rows), v) for (s, rows), v in zip(parts, visits, strict=True)),
+            ]
         )
-        return Scored(x, *self._bundle.calibration.nats(self._scorer.score(x)))
+        by_model, nats = np.empty((models, 0)), np.empty(0)
+        if len(x):
+            by_model, nats = self._bundle.calibration.nats(self._scorer.score(x))
+        promised = np.concatenate([np.empty(0), *(state.allowance.rates(columns.time[rows]) for state, rows in parts)])
+        levelled = concat(
+            [
+                state.levels.decide(nats[rows], promised[rows], v, self._places(state, names[rows], v), names[rows])
+                for (state, rows), v in zip(parts, visits, strict=True)
+            ]
+        )
+        decided = Decided(
+            static_nats=nats,
+            nats=levelled.nats,
+            level=levelled.level,
+            static_level=levelled.static_level,
+            alarm=levelled.alarm,
+            elevated=levelled.elevated,
+            drift=levelled.drift,
+            model=np.array([*self._bundle.models], object)[by_model.argmax(axis=0)],
+            rank=severity_rank(levelled.nats, levelled.level),
+        )
+        transitions = [
+            transition._replace(row=transition.row + rows.start)
+            for (state, rows), v in zip(parts, visits, strict=True)
+            for transition in state.incidents.update(columns.take(rows), decided.take(rows), v)
+        ]
+        return Judged(x, by_model, decided, promised, names, transitions)
 
-    def _most_surprised(self, scored: Scored) -> NDArray[np.object_]:
-        names: NDArray[np.object_] = np.array(list(self._bundle.models), object)
-        most: NDArray[np.object_] = names[scored.by_model.argmax(axis=0)]
-        return most
+    def _places(self, state: PartitionState, names: NDArray[np.object_], visits: Visits) -> Visits:
+        """Where the segments of the records live."""
+        by = self._settings.calibration.by
+        if by == "entity":
+            return visits
+        return everybody(state.segments, len(names)) if by == "all" else state.segments.locate(names)
 
-    def _transitions(self, columns: Columns, decided: Decided) -> list[Transition]:
-        found = []
-        for partition, rows in columns.by_partition():
-            part = self._state(partition).incidents.update(columns.take(rows), decided.take(rows))
-            found += [transition._replace(row=transition.row + rows.start) for transition in part]
-        return found
+    def _alerts(self, columns: Columns, judged: Judged) -> list[Alert]:
+        rows = [transition.row for transition in judged.transitions if transition.kind != "resolved"]
+        chosen = np.array(rows, np.int64)
+        told = self._reasoner.reasons(
+            columns.take(chosen), judged.x[chosen], judged.by_model[:, chosen], judged.decided.static_level[chosen]
+        )
+        reasons = dict(zip(rows, told, strict=True))
+        return [
+            self._alert(columns, judged, transition, reasons.get(transition.row)) for transition in judged.transitions
+        ]
 
-    def _alerts(self, columns: Columns, scored: Scored, transitions: Sequence[Transition]) -> list[Alert]:
-        reasons = self._reasons(columns, scored, [t.row for t in transitions if t.kind != "resolved"])
-        return [self._alert(columns, scored, transition, reasons.get(transition.row, [])) for transition in transitions]
-
-    def _alert(self, columns: Columns, scored: Scored, transition: Transition, reasons: list[Reason]) -> Alert:
+    def _alert(self, columns: Columns, judged: Judged, transition: Transition, told: Told | None) -> Alert:
         row, kind, incident = transition
-        detector, opened = self._settings.name, event_time(incident.opened)
+        if kind == "resolved":
+            told = None
+        decided, detector, opened = judged.decided, self._settings.name, event_time(incident.opened)
         topic, number = columns.partitions[columns.partition[row]]
         source = Source(topic=topic, partition=number, offset=int(columns.offsets[row]))
         origin = Source(topic=topic, partition=number, offset=incident.opened_offset)
         time = event_time(int(columns.time[row]))
-        score = incident.peak if kind == "resolved" else float(scored.nats[row])
+        score, level = incident.peak if kind == "resolved" else float(decided.nats[row]), float(decided.level[row])
         return Alert(
-            id=identifier(detector, source, time, kind),
-            incident=identifier(detector, origin, opened, "incident"),
+            id=identifier(detector, source, time, kind, incident.entity),
+            incident=identifier(detector, origin, opened, "incident", incident.entity),
             kind=kind,
             detector=detector,
             entity=incident.entity,
+            segment=str(judged.segment[row]),
             time=time,
             opened=opened,
             severity=SEVERITIES[incident.rank],
             p_value=float(np.exp(-score)),
-            level=self._settings.alerts.rate,
+            static_p_value=float(np.exp(-decided.static_nats[row])),
+            level=float(np.exp(-level)),
             score=score,
-            threshold=self._threshold,
+            threshold=level,
             records=incident.records,
             model=incident.peak_model,
             version=self.version,
-            reasons=[] if kind == "resolved" else reasons,
+            reasons=told.reasons if told else [],
+            makes_normal=told.makes_normal if told else None,
             source=source,
         )
-
-    def _reasons(self, columns: Columns, scored: Scored, rows: list[int]) -> dict[int, list[Reason]]:
-        """Why each of these rows is unlikely, by the model that was most surprised by it."""
-        reasons: dict[int, list[Reason]] = {}
-        most_surprised = scored.by_model[:, rows].argmax(axis=0) if rows else np.empty(0, np.intp)
-        for number, kind in enumerate(self._bundle.models):
-            chosen = np.array(rows, np.int64)[most_surprised == number]
-            if not len(chosen):
-                continue
-            share, expected = self._scorer.explain(kind, scored.x[chosen])
-            told = self._bundle.encoder.reasons(
-                columns.take(chosen), scored.x[chosen, -1], share, expected, self._settings.alerts.max_reasons
-            )
-            for row, parts in zip(chosen.tolist(), told, strict=True):
-                reasons[row] = [_told(part) for part in parts if part is parts[0] or part.share >= NEGLIGIBLE_SHARE]
-        return reasons
-
-
-def _told(part: FeatureReason) -> Reason:
-    """A reason as it is published: long texts are cut, and rounding does not take a share beyond 1."""
-    observed, expected = (
-        value[:LONGEST_TEXT] if isinstance(value, str) else value for value in (part.observed, part.expected)
-    )
-    return Reason(feature=part.feature, observed=observed, expected=expected, share=min(1.0, part.share))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -11,11 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
+from detector.budget import Budget
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
-from detector.calibration import Calibration, rows_needed, threshold
+from detector.calibration import Calibration, rows_needed
 from detector.config import AlertSettings, DetectorSettings
-from detector.errors import NotEnoughRows, SettingsError, TrainingError
+from detector.entities import EntityTable, segments
+from detector.errors import SettingsError, TrainingError
 from detector.features import FeatureEncoder
+from detector.level import CalibrationRows, Levels, Start
 from detector.training_data import TrainingData
 from detector.windows import EntityHistory
 from models.base import FitReport, GenerativeModel, Progress, silent
@@ -24,6 +26,8 @@ from models.scorer import Device, Scorer, resolve_device
 
 VALIDATION_SHARE = 0.1
 """Share of the fitted rows, the newest, that models use for early stopping and choices of size."""
+MOST_SEGMENTS = 20
+"""Segments whose realised rate a verdict tells."""
 TOLERATED_RATIO = 2.0
 """Realised over promised rate on held-back rows beyond which a version is not sound."""
 
@@ -37,14 +41,6 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     require_device(settings.device)
     columns = data.columns
     fitted, calibrating = split_by_time(columns.time, settings.training.calibration_share)
-    if len(calibrating) < (needed := rows_needed(settings.alerts.rate)):
-        share = settings.training.calibration_share
-        raise NotEnoughRows(
-            f"{len(calibrating)} calibration rows cannot support alerts.rate {settings.alerts.rate:g}: "
-            f"{needed} are needed, so {math.ceil(needed / share)} training records at "
-            f"training.calibration_share {share:g}; the smallest rate for what is there is "
-            f"{1 / (len(calibrating) + 1):.3g}."
-        )
     encoder = FeatureEncoder.fit(
         columns.take(np.sort(fitted)),
         data.features,
@@ -60,9 +56,16 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
     by_model = dict(zip(models, scores, strict=True))
     calibration = Calibration.fit(by_model)
-    verdict = judge(by_model, settings.alerts.rate).model_copy(
-        update={"warnings": never_quiet(columns, settings.alerts)}
+    window = _window(data, settings, len(fitted))
+    budget = window.budget(settings.alerts)
+    calibrated = columns.take(calibrating)
+    rows = CalibrationRows.of(
+        calibration.nats(scores)[1], calibrated.entity, segments(calibrated, settings.calibration.by)
     )
+    verdict = judge(scores, calibrated, settings, budget).model_copy(
+        update={"rate_interval": calibration.interval(budget.rate, seed=settings.training.seed)}
+    )
+    warnings = [*too_few_rows(verdict, len(calibrating), settings), *never_quiet(columns, settings.alerts, budget)]
 
     records = [
         ModelRecord(kind=kind, arguments=models[kind].arguments, valid_score=report.valid_score, details=report.details)
@@ -74,15 +77,16 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         created=created,
         entity=settings.stream.entity,
         timestamp=settings.stream.timestamp,
-        rate=settings.alerts.rate,
-        data=_window(data, settings, len(fitted)),
-        verdict=verdict,
+        calibrated_by=settings.calibration.by,
+        rate=budget.rate,
+        data=window,
+        verdict=verdict.model_copy(update={"warnings": warnings}),
         models=records,
         layout=encoder.layout.to_json(),
         features=encoder.to_state()[0],
         software=software_versions(),
     )
-    return Bundle(manifest, encoder, models, calibration)
+    return Bundle(manifest, encoder, models, calibration, rows)
 
 
 def require_device(device: Device) -> None:
@@ -104,8 +108,10 @@ def encode(encoder: FeatureEncoder, columns: Columns, max_entities: int) -> NDAr
     """What a model sees of each row, (n, window, d): each partition goes through a history of its own, as it does in
     service.
     """
-    parts = [EntityHistory(encoder, max_entities).windows(columns.take(rows)) for _, rows in columns.by_partition()]
-    return np.concatenate(parts)
+    parts = [columns.take(rows) for _, rows in columns.by_partition()]
+    return np.concatenate(
+        [EntityHistory(encoder).windows(part, EntityTable(max_entities).locate(part.entity)) for part in parts]
+    )
 
 
 def fit_models(
@@ -130,47 +136,84 @@ def fit_models(
     return models, reports
 
 
-def judge(scores: Mapping[str, NDArray[np.float32]], rate: float) -> Verdict:
-    """Calibrates on the older half of the calibration rows and counts on the newer half how many cross the level.
+def judge(scores: NDArray[np.float32], columns: Columns, settings: DetectorSettings, budget: Budget) -> Verdict:
+    """Calibrates on the older half of the calibration rows, of which `scores` (m, n) are, and decides on the newer half
+    as in service.
 
-    Sound is at most `TOLERATED_RATIO` times the promised rate (two rows are always allowed: they are within chance).
+    Sound is at most `TOLERATED_RATIO` times the promised rate (two alarms are always allowed: they are within chance).
     """
-    half = len(next(iter(scores.values()))) // 2
-    older = Calibration.fit({kind: row[:half] for kind, row in scores.items()})
-    _, nats = older.nats(np.stack([row[half:] for row in scores.values()]))
-    crossings = int((nats >= threshold(rate)).sum())
-    realised = crossings / len(nats)
+    half, by = len(columns) // 2, settings.calibration.by
+    kinds = [model.type for model in settings.models]
+    older = Calibration.fit(dict(zip(kinds, scores[:, :half], strict=True)))
+    past, present = columns.take(slice(None, half)), columns.take(slice(half, None))
+    rows = CalibrationRows.of(older.nats(scores[:, :half])[1], past.entity, segments(past, by))
+    levels = Levels(Start.fit(rows, rate=budget.rate, adapt=settings.calibration.level == "online"))
+    names, (_, nats) = segments(present, by), older.nats(scores[:, half:])
+    entities, places = EntityTable(len(nats)).locate(present.entity), EntityTable(len(nats)).locate(names)
+    alarms = levels.decide(nats, np.full(len(nats), budget.rate), entities, places, names).alarm
+    realised = float(alarms.mean())
     reasons = []
-    if crossings > max(2.0, TOLERATED_RATIO * rate * len(nats)):
+    if alarms.sum() > max(2.0, TOLERATED_RATIO * budget.rate * len(nats)):
         reasons.append(
-            f"{crossings} of {len(nats)} held-back rows cross the level: rate {realised:.3g}, promised {rate:g}. "
-            f"Expected at most {TOLERATED_RATIO:g} times the promised rate."
+            f"{alarms.sum()} of {len(nats)} held-back rows are alarms: rate {realised:.3g}, promised "
+            f"{budget.rate:.3g}. Expected at most {TOLERATED_RATIO:g} times the promised rate."
         )
     return Verdict(
-        sound=not reasons, reasons=reasons, promised_rate=rate, realised_rate=realised, held_back_rows=len(nats)
+        sound=not reasons,
+        reasons=reasons,
+        promised_rate=budget.rate,
+        realised_rate=realised,
+        held_back_rows=len(nats),
+        by_segment=_by_segment(names, alarms, budget.rate),
+        rate_interval=(0.0, 1.0),
     )
 
 
-def never_quiet(columns: Columns, alerts: AlertSettings) -> list[str]:
-    """A warning where entities report so often that chance alone crosses the level about every `quiet_for`.
+def too_few_rows(verdict: Verdict, rows: int, settings: DetectorSettings) -> list[str]:
+    """A warning where calibration rows do not reach down to the promised rate."""
+    rate, share = verdict.promised_rate, settings.training.calibration_share
+    if rows >= (needed := rows_needed(rate)):
+        return []
+    low, high = verdict.rate_interval
+    return [
+        f"{rows} calibration rows do not reach down to rate {rate:.3g}: {needed} are needed, so "
+        f"{math.ceil(needed / share)} training records at training.calibration_share {share:g}. The smallest rate for "
+        f"what is there is {1 / (rows + 1):.3g}. Beyond it a fitted tail is relied on (at the promised rate anything "
+        f"from {low:.2g} to {high:.2g} may come true) until the level has seen some {math.ceil(5 / rate)} records."
+    ]
+
+
+def never_quiet(columns: Columns, alerts: AlertSettings, budget: Budget) -> list[str]:
+    """A warning where entities report so often that chance alone raises an alarm about every `quiet_for`.
 
     An incident would then hardly ever resolve, and hide the next one of its entity unless that is more severe.
     """
     span_s = (int(columns.time.max()) - int(columns.time.min())) / 1000
     per_entity = len(columns) / len(set(columns.entity.tolist()))
-    if span_s <= 0 or (apart_s := span_s / (alerts.rate * per_entity)) >= 2 * alerts.quiet_for:
+    if span_s <= 0 or (apart_s := span_s / (budget.rate * per_entity)) >= 2 * alerts.quiet_for:
         return []
     return [
-        f"An entity crosses the level by chance every {apart_s:.3g} s or so, and alerts.quiet_for is "
+        f"An entity raises an alarm by chance every {apart_s:.3g} s or so, and alerts.quiet_for is "
         f"{alerts.quiet_for:g} s: its incidents will hardly ever resolve. Set alerts.quiet_for to "
-        f"{max(1.0, apart_s / 4):.0f}s, or a smaller alerts.rate."
+        f"{max(1.0, apart_s / 4):.0f}s, or a smaller budget."
     ]
+
+
+def _by_segment(names: NDArray[np.object_], alarms: NDArray[np.bool_], rate: float) -> dict[str, float]:
+    """Realised over promised rate of the `MOST_SEGMENTS` segments with the most rows."""
+    found, numbers, rows = np.unique(names, return_inverse=True, return_counts=True)
+    raised = np.bincount(numbers, weights=alarms)
+    most = np.argsort(-rows, kind="stable")[:MOST_SEGMENTS]
+    return {str(found[k]): round(float(raised[k] / (rate * rows[k])), 3) for k in most}
 
 
 def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> DataWindow:
     ends: dict[str, dict[int, int]] = {}
     for partition, end in data.ends.items():
         ends.setdefault(partition.topic, {})[partition.number] = end
+    seen: dict[str, dict[int, int]] = {}
+    for partition, rows in data.columns.by_partition() if ends else ():
+        seen.setdefault(partition.topic, {})[partition.number] = rows.stop - rows.start
     time = data.columns.time
     return DataWindow(
         records=len(time),
@@ -179,6 +222,7 @@ def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> Data
         first_ms=int(time.min()),
         last_ms=int(time.max()),
         ends=ends,
+        by_partition=seen,
         files=settings.training.files,
         dropped=dict(data.dropped),
     )

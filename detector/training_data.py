@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from consumers.batch import Columns, Partition, RawBatch
+from consumers.batch import Columns, Partition, RawBatch, Schema
 from consumers.decode import JsonDecoder
 from consumers.stream import Broker, Window
 from detector.config import DetectorSettings, FeatureSettings
@@ -52,7 +52,7 @@ def _from_files(settings: DetectorSettings) -> TrainingData:
 
     patterns = settings.training.files
     features = _features(settings, lambda: sample_files(patterns, SAMPLE_RECORDS))
-    columns, dropped = read_files(patterns, fields(features, settings.stream.entity, settings.stream.timestamp))
+    columns, dropped = read_files(patterns, _schema(settings, features))
     return TrainingData(columns, features, {}, {"unusable": dropped} if dropped else {})
 
 
@@ -69,11 +69,15 @@ def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progre
             f"Expected at least training.min_records = {settings.training.min_records}."
         )
     features = _features(settings, lambda: list(islice((v for b in batches for v in b.values), SAMPLE_RECORDS)))
-    decoder = JsonDecoder(fields(features, settings.stream.entity, settings.stream.timestamp))
+    decoder = JsonDecoder(_schema(settings, features))
     decoded = [decoder.decode(batch) for batch in batches]
     ends = {partition: end for batch in batches for partition, end in batch.ends.items()}
     dropped = Counter(str(letter.reason) for _, letters in decoded for letter in letters)
     return TrainingData(Columns.concat([columns for columns, _ in decoded]), features, ends, dropped)
+
+
+def _schema(settings: DetectorSettings, features: Sequence[FeatureSettings]) -> Schema:
+    return fields(features, settings.stream.entity, settings.stream.timestamp, settings.segment)
 
 
 def _features(settings: DetectorSettings, sample: Callable[[], list[bytes | None]]) -> Sequence[FeatureSettings]:

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
-from detector.entities import EntityTable, Visits
+from detector.entities import Visits, grown
 from detector.features import FeatureEncoder
 from detector.parts import Previous, remembered
 
-T = TypeVar("T", bound=np.generic)
-
 
 class EntityHistory:
-    """What one partition remembers of its entities: their last encoded rows, and the last values of fields that are
-    scored by their change. At most `max_entities`, least recently seen out first; one that comes back starts afresh.
+    """What one partition remembers of its entities, by slot: their last encoded rows, and the last values of fields
+    that are scored by their change.
 
     What comes of a sequence of records does not depend on how it is cut into batches.
     """
 
-    def __init__(self, encoder: FeatureEncoder, max_entities: int) -> None:
-        self._max_entities = max_entities
-        self._entities = EntityTable(max_entities)
+    def __init__(self, encoder: FeatureEncoder) -> None:
         self._encoder = encoder
         self._names = remembered(encoder.features)
         self._values = np.empty((0, len(self._names)))
@@ -33,22 +27,13 @@ class EntityHistory:
         self._rows = _no_rows(encoder)
         self._started = np.empty(0, dtype=np.bool_)
 
-    def __len__(self) -> int:
-        """Entities remembered now."""
-        return len(self._entities)
-
-    @property
-    def evicted(self) -> int:
-        """Entities forgotten so far."""
-        return self._entities.evicted
-
-    def windows(self, columns: Columns) -> NDArray[np.float32]:
+    def windows(self, columns: Columns, visits: Visits) -> NDArray[np.float32]:
         """(n, window, d): each record encoded, behind the rows of its entity that led up to it, the oldest repeated
-        where the window has room for more. All records are of this partition, in offset order; they are remembered."""
+        where the window has room for more. All records are of this partition, in offset order, and live where `visits`
+        says; they are remembered."""
         if not len(columns):
             return np.empty((0, self._encoder.window, self._encoder.layout.columns), dtype=np.float32)
-        visits = self._entities.locate(columns.entity)
-        self._make_room()
+        self._make_room(int(visits.slot.max()) + 1)
         values = _stacked(columns, self._names)
         x = self._encoder.encode(columns, self._previous(columns.time, values, visits))
         windows = self._assemble(x, visits)
@@ -75,15 +60,11 @@ class EntityHistory:
                 values[:, column] = self._values[:, self._names.index(name)]
         self._encoder, self._names, self._values = encoder, names, values
 
-    def _make_room(self) -> None:
-        """Slots for all entities known by now; the arrays double, so that growing costs little in the long run."""
-        if len(self._entities) <= len(self._time):
-            return
-        capacity = min(max(len(self._entities), 2 * len(self._time)), self._max_entities)
-        self._values = _grown(self._values, capacity)
-        self._time = _grown(self._time, capacity)
-        self._rows = _grown(self._rows, capacity)
-        self._started = _grown(self._started, capacity)
+    def _make_room(self, slots: int) -> None:
+        self._values = grown(self._values, slots)
+        self._time = grown(self._time, slots)
+        self._rows = grown(self._rows, slots)
+        self._started = grown(self._started, slots)
 
     def _previous(self, time: NDArray[np.int64], values: NDArray[np.float64], visits: Visits) -> Previous:
         """From within the batch, else from memory, else nothing."""
@@ -123,9 +104,3 @@ def _no_rows(encoder: FeatureEncoder) -> NDArray[np.float32]:
 
 def _stacked(columns: Columns, names: tuple[str, ...]) -> NDArray[np.float64]:
     return np.stack([columns.numbers[name] for name in names], axis=1) if names else np.empty((len(columns), 0))
-
-
-def _grown(array: NDArray[T], capacity: int) -> NDArray[T]:
-    grown = np.zeros((capacity, *array.shape[1:]), dtype=array.dtype)
-    grown[: len(array)] = array
-    return grown

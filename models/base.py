@@ -6,6 +6,7 @@ in `detector.config`, and passes `tests/contracts/test_models.py`.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,13 @@ Progress = Callable[[float, str], None]
 """Called now and then during a fit with the fraction done (0 to 1) and a short word on where it stands."""
 
 BlockKind = Literal["numeric", "binary", "categorical"]
+
+
+ORDINARY = 0.95
+"""Share of the training rows that score no higher than what explanations take for normal. Far beyond it they would leave
+too much unexplained; far below it they would replace what only goes with the rest of an uncommon record."""
+
+_EXPLAINED_AT_ONCE = 64  # rows; each is tried with every column replaced
 
 
 def silent(fraction: float, message: str) -> None:
@@ -114,11 +122,21 @@ class GenerativeModel(nn.Module, ABC):
         bound on one.
         """
 
-    @abstractmethod
     def explain(self, x: Tensor) -> Explanation:
         """Which columns of the record itself make it unlikely, and what was expected in their place: setting the
-        columns with the largest shares to `expected` must bring the score down towards those of normal rows.
+        columns with the largest shares to `expected` must bring the score down to those of normal rows, as far as that
+        can be done without changing the records before.
+
+        Works in float64, so that which column comes first does not depend on what else is in the batch.
         """
+        model = copy.deepcopy(self).cpu().double()
+        with torch.no_grad():
+            parts = [model._explained(rows) for rows in torch.split(x.cpu().double(), _EXPLAINED_AT_ONCE)]
+        return Explanation(*(torch.cat(column).to(x) for column in zip(*parts, strict=True)))
+
+    @abstractmethod
+    def _explained(self, x: Tensor) -> Explanation:
+        """`explain` for a few rows, of a model on the CPU in float64."""
 
     @abstractmethod
     def sample(self, n: int, *, seed: int) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.base import Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
+from models.base import ORDINARY, Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
 from models.fitting import check_rows, scored
 
 _MIN_ROWS = 16
@@ -51,7 +51,7 @@ class GaussianMixture(GenerativeModel):
     reference: Tensor
     """(D,): true for the one-hot columns that are left out."""
     ordinary: Tensor
-    """(): the median of the training scores, at which nothing is left to explain."""
+    """(): the training score at which nothing is left to explain."""
 
     def __init__(
         self,
@@ -82,33 +82,12 @@ class GaussianMixture(GenerativeModel):
         self._adopt(em, table)
         self.to(x.device).eval()
         self.arguments = {**self.arguments, "components": em.n_components}
-        self.ordinary = scored(self, rows).median()
+        self.ordinary = scored(self, rows).quantile(ORDINARY)
         details = {"components": em.n_components, "rows": len(rows), "iterations": int(em.n_iter_), "bic": bic}
         return FitReport(float(scored(self, valid).mean()), details)
 
     def score(self, x: Tensor) -> Tensor:
         return -self._log_joint(self._whitened(x.flatten(1)).square_()).logsumexp(-1)
-
-    def explain(self, x: Tensor) -> Explanation:
-        """Replaces columns one after another by what a component expects there given all columns not replaced, always
-        the one that lowers the score most, until the record is as likely as normal ones are. The component is the one
-        that gets there with the fewest columns. A column's share is what it would cost to put it back alone: almost
-        nothing for one that was replaced only because it did not go with corrupted ones."""
-        model, rows = copy.deepcopy(self).cpu().double(), x.cpu().double()
-        whitened = model._whitened(rows.flatten(1))
-        gradient, precision = model._record_terms(whitened)
-        search = _search(gradient, precision, rounds=min(_MAX_REPLACED, self.layout.columns))
-        dropped = 0.5 * search.step.square().cumsum(-1)  # (n, k, rounds)
-        least, component = (-model._log_joint(whitened.square()).unsqueeze(-1) - dropped).min(1)
-        enough = least <= model.ordinary
-        last = torch.where(enough.any(-1), enough.int().argmax(-1), least.shape[-1] - 1)
-        each = torch.arange(len(rows))
-        component = component[each, last]
-        chosen = _Search(*(part[each, component] for part in search))
-        diagonal = precision.diagonal(dim1=-2, dim2=-1)[component]
-        excess, replaced = _excess(chosen, last, gradient[each, component], diagonal)
-        expected = model._lawful(rows[:, -1] - excess)
-        return Explanation(model._share(rows, expected, replaced).to(x), expected.to(x))
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         model, generator = copy.deepcopy(self).cpu().double(), seeded(seed)
@@ -153,6 +132,26 @@ class GaussianMixture(GenerativeModel):
         self.weights, self.means, self.shift = weights.float(), means.float(), shift.float()
         self.whitening, self.reference = whitening.float().contiguous(), table.reference
         self.log_norm = (weights.log() + log_determinant - 0.5 * means.shape[1] * math.log(2 * math.pi)).float()
+
+    def _explained(self, x: Tensor) -> Explanation:
+        """Replaces columns one after another by what a component expects there given all columns not replaced, always
+        the one that lowers the score most, until the record is as likely as normal ones are. The component is the one
+        that gets there with the fewest columns. A column's share is what it would cost to put it back alone: almost
+        nothing for one that was replaced only because it did not go with corrupted ones."""
+        whitened = self._whitened(x.flatten(1))
+        gradient, precision = self._record_terms(whitened)
+        search = _search(gradient, precision, rounds=min(_MAX_REPLACED, self.layout.columns))
+        dropped = 0.5 * search.step.square().cumsum(-1)  # (n, k, rounds)
+        least, component = (-self._log_joint(whitened.square()).unsqueeze(-1) - dropped).min(1)
+        enough = least <= self.ordinary
+        last = torch.where(enough.any(-1), enough.int().argmax(-1), least.shape[-1] - 1)
+        each = torch.arange(len(x))
+        component = component[each, last]
+        chosen = _Search(*(part[each, component] for part in search))
+        diagonal = precision.diagonal(dim1=-2, dim2=-1)[component]
+        excess, replaced = _excess(chosen, last, gradient[each, component], diagonal)
+        expected = self._lawful(x[:, -1] - excess)
+        return Explanation(self._share(x, expected, replaced), expected)
 
     def _whitened(self, rows: Tensor) -> Tensor:
         """(n, D) -> (n, k, D): by each component, deviations from its mean with unit covariance."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
+from models.base import ORDINARY, Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
 from models.fitting import check_rows, initialise, scored, train
 
 _MIN_ROWS = 32
@@ -25,8 +25,6 @@ _LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns
 _POSTERIOR_LOG_VARIANCE = (-10.0, 2.0)
 _TYPICAL = 3.0  # deviations of the prior within which explanations look for what is normal
 _MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
-_SETTLING = 3  # times a replacement is worked out anew from the replaced record
-_EXPLAINED_AT_ONCE = 64  # rows; each is tried with every column replaced
 _TINY = 1e-12
 
 
@@ -59,7 +57,7 @@ class VariationalAutoencoder(GenerativeModel):
     noise: Tensor
     """(draws, 1, latent)"""
     ordinary: Tensor
-    """(): the median of the training scores, at which nothing is left to explain."""
+    """(): the training score at which nothing is left to explain."""
 
     def __init__(
         self,
@@ -98,7 +96,7 @@ class VariationalAutoencoder(GenerativeModel):
         epochs = self.arguments["epochs"]
         steps = train(self.train(), self._loss, x, valid, epochs=epochs, seed=seed, progress=progress)
         self.eval()
-        self.ordinary = scored(self, x).median()
+        self.ordinary = scored(self, x).quantile(ORDINARY)
         return FitReport(float(scored(self, valid).mean()), {"steps": steps})
 
     def score(self, x: Tensor) -> Tensor:
@@ -109,17 +107,6 @@ class VariationalAutoencoder(GenerativeModel):
         z = mean + (0.5 * log_variance).exp() * self.noise  # (draws, n, latent)
         log_ratio = 0.5 * (self.noise.square() - z.square() + log_variance).sum(-1)  # log p(z) - log q(z | x)
         return math.log(len(z)) - (log_ratio - self._surprise(numeric, discrete, z)).logsumexp(0)
-
-    def explain(self, x: Tensor) -> Explanation:
-        """Replaces columns (one-hot blocks as a whole) one after another by what the model expects there given all
-        columns not replaced, always the one that lowers the score most, until the record is as likely as normal ones
-        are. A column's share is what it would cost to put it back alone: almost nothing for one that was replaced only
-        because it did not go with corrupted ones."""
-        model = copy.deepcopy(self).cpu().double()
-        with torch.no_grad():
-            parts = [model._explained(rows) for rows in torch.split(x.cpu().double(), _EXPLAINED_AT_ONCE)]
-        share, expected = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Explanation(share.to(x), expected.to(x))
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         model, generator = copy.deepcopy(self).cpu(), seeded(seed)
@@ -210,14 +197,18 @@ class VariationalAutoencoder(GenerativeModel):
         binary, *one_hot = torch.split(logits, self._widths, -1)
         return torch.cat([binary.sigmoid(), *(block.softmax(-1) for block in one_hot)], dim=-1)
 
-    def _explained(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _explained(self, x: Tensor) -> Explanation:
+        """Replaces columns (one-hot blocks as a whole) one after another by what the model expects there given all
+        columns not replaced, always the one that lowers the score most, until the record is as likely as normal ones
+        are. A column's share is what it would cost to put it back alone: almost nothing for one that was replaced only
+        because it did not go with corrupted ones."""
         units = _units(self.layout)
         current, score = x.clone(), self.score(x)
         replaced = torch.zeros(len(x), self.layout.columns, dtype=torch.bool)
         active = torch.arange(len(x))
         for _ in range(min(_MAX_REPLACED, len(units))):
             tried = replaced[active] | units[self._best_unit(current[active], replaced[active], units)]
-            trial = self._settled(current[active], tried)
+            trial = self._with_expected(current[active], tried)
             after = self.score(trial)
             better = after < score[active]
             active, tried, trial, after = active[better], tried[better], trial[better], after[better]
@@ -226,14 +217,14 @@ class VariationalAutoencoder(GenerativeModel):
             if not len(active):
                 break
         expected = torch.where(replaced, current[:, -1], self._expected(current, replaced))
-        return self._share(x, current, replaced, units), expected
+        return Explanation(self._share(x, current, replaced, units), expected)
 
     def _share(self, x: Tensor, current: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
         """(n, d): what it costs to put each replaced unit back, spread over its columns by how much they change."""
         row, unit = (replaced.unsqueeze(1) & units).any(-1).nonzero().unbind(1)
         back = current[row]
         back[:, -1] = torch.where(units[unit], x[row, -1], back[:, -1])
-        cost = self.score(self._settled(back, replaced[row] & ~units[unit])) - self.score(current)[row]
+        cost = self.score(self._with_expected(back, replaced[row] & ~units[unit])) - self.score(current)[row]
         change = ((x - current)[row, -1].abs() + _TINY) * units[unit]
         spread = change / change.sum(1, keepdim=True) * cost.clamp_min(0.0).unsqueeze(1)
         share = torch.full(replaced.shape, _TINY, dtype=x.dtype).index_add(0, row, spread)
@@ -249,11 +240,10 @@ class VariationalAutoencoder(GenerativeModel):
         taken = (replaced.unsqueeze(1) & units).any(-1)
         return surprise.view(taken.shape).masked_fill(taken, math.inf).argmin(1)
 
-    def _settled(self, x: Tensor, replaced: Tensor) -> Tensor:
-        """The replaced columns at what is expected of them once the encoder, too, sees the replacement."""
+    def _with_expected(self, x: Tensor, replaced: Tensor) -> Tensor:
+        """x with the replaced columns of the record as they are expected."""
         x = x.clone()
-        for _ in range(_SETTLING):
-            x[:, -1] = torch.where(replaced, self._expected(x, replaced), x[:, -1])
+        x[:, -1] = torch.where(replaced, self._expected(x, replaced), x[:, -1])
         return x
 
     def _expected(self, x: Tensor, replaced: Tensor) -> Tensor:
@@ -264,12 +254,14 @@ class VariationalAutoencoder(GenerativeModel):
         own = self.whitening[-self.layout.columns :] * (-0.5 * self._bounded_log_variance()).exp()  # (d, numeric)
         hessian = own @ own.T
         gradient = ((numeric - centre) * (-0.5 * self._bounded_log_variance()).exp()) @ own.T
-        chosen = (replaced & (hessian.diagonal() > 0)).to(x.dtype)
-        system = hessian * chosen.unsqueeze(2) * chosen.unsqueeze(1) + (1.0 - chosen).diag_embed()
-        joint = torch.linalg.solve(system, gradient * chosen)
+        numeric_replaced = replaced & (hessian.diagonal() > 0)
+        chosen, column = numeric_replaced.to(x.dtype).topk(min(_MAX_REPLACED, self.layout.columns))  # (n, r)
+        system = hessian[column.unsqueeze(2), column.unsqueeze(1)] * chosen.unsqueeze(2) * chosen.unsqueeze(1)
+        joint = torch.linalg.solve(system + (1.0 - chosen).diag_embed(), gradient.gather(1, column) * chosen)
+        joint = torch.zeros_like(gradient).scatter(1, column, joint)
         single = (gradient - joint @ hessian) / hessian.diagonal()
         rows = x.flatten(1).clone()
-        rows[:, -self.layout.columns :] -= torch.where(chosen > 0, joint, single)
+        rows[:, -self.layout.columns :] -= torch.where(numeric_replaced, joint, single)
         rows[:, self.discrete] = self._probabilities(logits)
         return rows[:, -self.layout.columns :]
 

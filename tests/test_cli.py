@@ -111,7 +111,7 @@ def test_help_imports_no_heavy_library() -> None:
         "from detector.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'torch', 'kafka', 'numpy', 'pydantic', 'rich', 'sklearn'} & set(sys.modules)))"
+        "print(sorted({'torch', 'kafka', 'numba', 'numpy', 'pydantic', 'rich', 'sklearn'} & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[-1] == "[]"

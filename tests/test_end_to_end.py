@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -161,9 +160,8 @@ def test_the_recorded_machine_gives_the_same_alerts_on_this_broker_as_in_memory(
     )
     assert [alert.id for alert in found] == [alert.id for alert in expected]
     assert len(found) > 10
+    rounded = {"score", "p_value", "static_p_value", "threshold", "level"}
     for one, other in zip(found, expected, strict=True):
-        assert json.loads(one.model_dump_json(exclude={"reasons", "score", "p_value"})) == json.loads(
-            other.model_dump_json(exclude={"reasons", "score", "p_value"})
-        )
-        assert one.score == pytest.approx(other.score, rel=1e-4)
+        assert one.model_dump(exclude=rounded | {"reasons"}) == other.model_dump(exclude=rounded | {"reasons"})
+        assert one.model_dump(include=rounded) == pytest.approx(other.model_dump(include=rounded), rel=1e-3)
         assert [reason.feature for reason in one.reasons] == [reason.feature for reason in other.reasons]

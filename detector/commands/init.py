@@ -16,8 +16,8 @@ from detector.errors import SettingsError
 from detector.files import sample_files
 from detector.inference import SAMPLE_RECORDS, infer, render
 
-DEFAULT_RATE = 0.01
-"""Budget written into a new settings file: a few thousand records are enough to calibrate it."""
+FALSE_ALARMS = "3/day"
+"""Budget written into a new settings file: about what one person looks into."""
 _FILES = (".parquet", ".csv", ".ndjson", ".jsonl")
 
 
@@ -35,7 +35,7 @@ def write_settings(source: str, output: Path, *, bootstrap: str, force: bool) ->
         raise SettingsError(f"No usable fields in {len(sample)} records of '{source}': {dict(inferred.notes)}")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem if is_file else source)[:100].strip("-._") or "detector"
     topic, files = (name, [str(Path(source).absolute())]) if is_file else (source, [])
-    text = render(inferred, name=name, bootstrap=bootstrap, topic=topic, rate=DEFAULT_RATE, files=files)
+    text = render(inferred, name=name, bootstrap=bootstrap, topic=topic, false_alarms=FALSE_ALARMS, files=files)
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -70,11 +70,11 @@ def print_json(text: str) -> None:
 
 
 @contextmanager
-def progress_shown() -> Iterator[Progress]:
-    """A bar on a terminal, log lines elsewhere, at most one a tenth."""
+def progress_shown(work: str) -> Iterator[Progress]:
+    """How far some work is: a bar on a terminal, log lines elsewhere, at most one a tenth."""
     if sys.stderr.isatty():
         with ProgressBar(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("training", total=1.0)
+            task = bar.add_task(work, total=1.0)
             yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
         return
     told = -1
@@ -83,7 +83,7 @@ def progress_shown() -> Iterator[Progress]:
         nonlocal told
         if int(10 * fraction) != told:
             told = int(10 * fraction)
-            log.info("training", done=round(fraction, 2), at=message)
+            log.info(work, done=round(fraction, 2), at=message)
 
     yield tell
 

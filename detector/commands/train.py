@@ -24,7 +24,7 @@ def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
     store = Store(settings.store.url, settings.name)
     store.check_writable()
     started = datetime.now(UTC)
-    with progress_shown() as progress:
+    with progress_shown("training") as progress:
         data = gather(settings, connect(settings), now_ms=round(started.timestamp() * 1000), progress=progress)
         bundle = train(data, settings, created=started, progress=progress)
     store.save(bundle)

@@ -105,7 +105,9 @@ def play(
         send(0, recording.half)
         producer.flush()
         console.print("Training on the topic …")
-        with progress_shown() if not console.quiet else nullcontext(lambda fraction, message: None) as progress:
+        with (
+            progress_shown("training") if not console.quiet else nullcontext(lambda fraction, message: None) as progress
+        ):
             started = datetime.now(UTC)
             data = gather(settings, broker, now_ms=round(started.timestamp() * 1000), progress=progress)
             bundle = train(data, settings, created=started, progress=progress)
@@ -124,7 +126,7 @@ def play(
 def summarise(tally: Tally, settings: DetectorSettings, seconds: float) -> dict[str, Any]:
     """The demo in figures.
 
-    `realised_rate` is the share of scored records outside labelled events that cross the level.
+    `realised_rate` is the share of scored records outside labelled events that raised an alarm.
     """
     intervals = tally.intervals()
     return {
@@ -134,7 +136,7 @@ def summarise(tally: Tally, settings: DetectorSettings, seconds: float) -> dict[
         "incidents": len(intervals),
         "events": len(tally.events()),
         "events_found": len(tally.events_found(intervals)),
-        "promised_rate": settings.alerts.rate,
+        "promised_rate": round(tally.promised_rate(), 5),
         "realised_rate": round(tally.realised_rate(), 5),
         "model": "+".join(model.type for model in settings.models),
         "version": tally.version,

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import RawBatch
-from detector.alerts import Alert
+from detector.alerts import ENDING, Alert
 from detector.demo.recording import START_MS, STEP_MS, Recording
 from detector.pipeline import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An incident in rows of the recording: from the record that opened it to its last one beyond the level."""
+    """An incident in rows of the recording: from the record that opened it to its last elevated one."""
 
     first: int
     last: int
@@ -32,6 +32,7 @@ class Tally:
     recording: Recording
     seconds: float = 0.0
     records: int = 0
+    promised: float = 0.0
     dead_letters: int = 0
     lag: int = 0
     version: str = ""
@@ -40,7 +41,9 @@ class Tally:
 
     def __post_init__(self) -> None:
         self.nats = np.full(len(self.recording.values), np.nan)
-        self.crossing = np.zeros(len(self.recording.values), bool)
+        self.level = np.full(len(self.recording.values), np.nan)
+        self.alarm = np.zeros(len(self.recording.values), bool)
+        self.elevated = np.zeros(len(self.recording.values), bool)
         self._started: float | None = None
 
     def observe(self, batch: RawBatch, outcome: Outcome) -> None:
@@ -50,8 +53,11 @@ class Tally:
         with self._lock:
             self._started = now if self._started is None else self._started
             self.seconds = now - self._started
-            self.nats[rows] = outcome.nats
-            self.crossing[rows] = outcome.crossing
+            self.nats[rows] = outcome.decided.nats
+            self.level[rows] = outcome.decided.level
+            self.alarm[rows] = outcome.decided.alarm
+            self.elevated[rows] = outcome.decided.elevated
+            self.promised += float(outcome.promised.sum())
             self.records += outcome.records
             self.dead_letters += len(outcome.dead_letters)
             self.alerts += outcome.alerts
@@ -65,18 +71,18 @@ class Tally:
     def open_alerts(self) -> list[Alert]:
         """Alerts of incidents that are open, oldest first."""
         with self._lock:
-            resolved = {alert.incident for alert in self.alerts if alert.kind == "resolved"}
+            resolved = {alert.incident for alert in self.alerts if alert.kind in ENDING}
             return [alert for alert in self.alerts if alert.kind == "opened" and alert.incident not in resolved]
 
     def intervals(self) -> list[Interval]:
         """All incidents so far."""
         with self._lock:
-            ends = {alert.incident: _row(alert) for alert in self.alerts if alert.kind == "resolved"}
+            ends = {alert.incident: _row(alert) for alert in self.alerts if alert.kind in ENDING}
             found = []
             for alert in self.alerts:
                 if alert.kind == "opened":
-                    first, end = _row(alert), ends.get(alert.incident, len(self.crossing))
-                    found.append(Interval(first, first + int(np.flatnonzero(self.crossing[first:end])[-1]), alert))
+                    first, end = _row(alert), ends.get(alert.incident, len(self.elevated))
+                    found.append(Interval(first, first + int(np.flatnonzero(self.elevated[first:end])[-1]), alert))
             return found
 
     def events(self) -> list[tuple[int, int]]:
@@ -92,10 +98,14 @@ class Tally:
         normal: NDArray[np.bool_] = np.isfinite(self.nats) & (self.recording.labels == 0)
         return normal
 
+    def promised_rate(self) -> float:
+        """Alarms promised, as a share of scored records."""
+        return self.promised / max(1, self.scored)
+
     def realised_rate(self) -> float:
-        """Share of scored records without a label that cross the level."""
+        """Share of scored records without a label that raised an alarm."""
         normal = self.normal()
-        return float(self.crossing[normal].mean()) if normal.any() else 0.0
+        return float(self.alarm[normal].mean()) if normal.any() else 0.0
 
 
 def _row(alert: Alert) -> int:

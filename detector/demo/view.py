@@ -26,7 +26,7 @@ def render(tally: Tally, settings: DetectorSettings, total: int, width: int) -> 
             _figures(tally, settings, total), title="offnominal demo", subtitle="Ctrl-C ends it", border_style="cyan"
         ),
         Panel(
-            _skyline(tally, settings, max(20, width - 4)),
+            _skyline(tally, max(20, width - 4)),
             title="−ln p of the last records, and the level (│ red: beyond it)",
             title_align="left",
             border_style="dim",
@@ -45,9 +45,9 @@ def _figures(tally: Tally, settings: DetectorSettings, total: int) -> Table:
         f"scored [bold]{scored:,}[/] of {total:,}", f"[bold]{speed:,.0f}[/] records/s", f"lag [bold]{tally.lag:,}[/]"
     )
     table.add_row(
-        f"promised rate [bold]{settings.alerts.rate:.2%}[/]",
-        f"beyond the level [bold]{tally.crossing.sum() / max(1, scored):.2%}[/] of records",
-        f"alarms [bold]{opened / max(1, scored):.2%}[/] ({opened} incidents)",
+        f"alarms promised [bold]{tally.promised_rate():.2%}[/]",
+        f"raised [bold]{tally.alarm.sum() / max(1, scored):.2%}[/] of records",
+        f"[bold]{opened}[/] incidents",
     )
     table.add_row(
         f"topic [dim]{settings.stream.topics[0]}[/]",
@@ -58,14 +58,14 @@ def _figures(tally: Tally, settings: DetectorSettings, total: int) -> Table:
     return table
 
 
-def _skyline(tally: Tally, settings: DetectorSettings, width: int) -> Text:
-    """The highest −ln p in each of `width` stretches of the last records."""
-    seen = tally.nats[np.isfinite(tally.nats)][-8 * width :]
+def _skyline(tally: Tally, width: int) -> Text:
+    """The highest −ln p, in parts of the level, in each of `width` stretches of the last records."""
+    scored = np.isfinite(tally.nats)
+    seen = (tally.nats[scored] / tally.level[scored])[-8 * width :]
     text = Text()
-    level = -np.log(settings.alerts.rate)
     for stretch in np.array_split(seen, width) if len(seen) >= width else []:
         peak = float(stretch.max())
-        text.append(_BARS[int(np.clip(peak / (2 * level) * 8, 0, 8))], "red" if peak >= level else "green")
+        text.append(_BARS[int(np.clip(peak / 2 * 8, 0, 8))], "red" if peak >= 1 else "green")
     return text
 
 

@@ -22,10 +22,12 @@ def alert(**changes: object) -> Alert:
         "kind": "opened",
         "detector": "machines",
         "entity": "machine-1-6",
+        "segment": "machine-1-6",
         "time": TIME,
         "opened": TIME,
         "severity": "critical",
         "p_value": 2.1e-7,
+        "static_p_value": 3.4e-6,
         "level": 1e-4,
         "score": -math.log(2.1e-7),
         "threshold": -math.log(1e-4),
@@ -33,6 +35,7 @@ def alert(**changes: object) -> Alert:
         "model": "vae",
         "version": "20260301T030000Z-4be1",
         "reasons": [Reason(feature="cpu", observed=0.98, expected=0.21, share=0.63)],
+        "makes_normal": True,
         "source": SOURCE,
     }
     return Alert.model_validate({**values, **changes})
@@ -60,6 +63,18 @@ def test_the_published_schema_is_current_and_accepts_an_alert() -> None:
     jsonschema.validate(json.loads(alert().model_dump_json()), published)
 
 
+@pytest.mark.parametrize("kind", ["opened", "escalated", "reminded", "resolved", "drift", "creep"])
+def test_every_kind_is_in_the_schema_and_in_the_type_of_its_event(kind: str) -> None:
+    told = alert(kind=kind)
+    jsonschema.validate(json.loads(told.model_dump_json()), schema())
+    assert dict(told.message("machine-alerts").headers)["ce_type"] == f"offnominal.alert.{kind}".encode()
+
+
+def test_an_observation_that_is_no_number_is_null_in_the_message() -> None:
+    value = alert(reasons=[Reason(feature="cpu", observed=math.nan, expected=0.2, share=1.0)]).message("a").value
+    assert json.loads(value or b"")["reasons"][0]["observed"] is None
+
+
 def test_the_schema_refuses_an_alert_without_its_source() -> None:
     broken = json.loads(alert().model_dump_json())
     del broken["source"]
@@ -68,17 +83,18 @@ def test_the_schema_refuses_an_alert_without_its_source() -> None:
 
 
 def test_the_same_record_gives_the_same_id_and_any_other_another() -> None:
-    same = {identifier("d", SOURCE, TIME, "opened") for _ in range(2)}
+    same = {identifier("d", SOURCE, TIME, "opened", "m") for _ in range(2)}
     others = {
-        identifier("e", SOURCE, TIME, "opened"),
-        identifier("d", SOURCE.model_copy(update={"offset": 78}), TIME, "opened"),
-        identifier("d", SOURCE.model_copy(update={"partition": 1}), TIME, "opened"),
-        identifier("d", SOURCE.model_copy(update={"topic": "x"}), TIME, "opened"),
-        identifier("d", SOURCE, event_time(0), "opened"),
-        identifier("d", SOURCE, TIME, "resolved"),
+        identifier("e", SOURCE, TIME, "opened", "m"),
+        identifier("d", SOURCE.model_copy(update={"offset": 78}), TIME, "opened", "m"),
+        identifier("d", SOURCE.model_copy(update={"partition": 1}), TIME, "opened", "m"),
+        identifier("d", SOURCE.model_copy(update={"topic": "x"}), TIME, "opened", "m"),
+        identifier("d", SOURCE, event_time(0), "opened", "m"),
+        identifier("d", SOURCE, TIME, "resolved", "m"),
+        identifier("d", SOURCE, TIME, "opened", "n"),
     }
     assert len(same) == 1
-    assert len(same | others) == 7
+    assert len(same | others) == 8
 
 
 @pytest.mark.parametrize(
@@ -86,5 +102,5 @@ def test_the_same_record_gives_the_same_id_and_any_other_another() -> None:
     [(0.01, "minor"), (0.002, "minor"), (0.001, "major"), (0.0001, "critical"), (1e-30, "critical")],
 )
 def test_severity_counts_tenths_and_hundredths_of_the_level(p_value: float, expected: str) -> None:
-    rank = severity_rank(np.array([-math.log(p_value)]), -math.log(0.01))[0]
+    (rank,) = severity_rank(np.array([-math.log(p_value)]), np.array([-math.log(0.01)]))
     assert SEVERITIES[rank] == expected

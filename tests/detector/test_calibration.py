@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from detector.calibration import Calibration, ScoreScale, rows_needed, threshold
+from detector.calibration import Calibration, ScoreScale, rows_needed
 from detector.errors import NotEnoughRows
 
 
@@ -16,7 +16,7 @@ def normal_scores(n: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float
 @pytest.mark.parametrize("rate", [0.1, 0.01, 0.003])
 def test_unseen_normal_scores_cross_the_level_at_the_promised_rate(rate: float) -> None:
     realised = [
-        (ScoreScale.fit(normal_scores(2_000, seed)).nats(normal_scores(5_000, 1_000 + seed)) >= threshold(rate)).mean()
+        (ScoreScale.fit(normal_scores(2_000, seed)).nats(normal_scores(5_000, 1_000 + seed)) >= -math.log(rate)).mean()
         for seed in range(40)
     ]
     assert np.mean(realised) == pytest.approx(rate, rel=0.12)
@@ -28,11 +28,29 @@ def test_inside_the_resolution_p_is_the_conformal_rank() -> None:
     assert np.exp(-scale.nats(np.array([-5.0]))) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("kind", ["continuous", "tied", "heavy", "far from zero"])
+def test_inside_the_resolution_every_p_value_is_a_count(kind: str) -> None:
+    scores = {
+        "continuous": normal_scores(900, 0),
+        "tied": np.round(normal_scores(900, 0)),
+        "heavy": np.random.default_rng(0).pareto(0.3, 900),
+        "far from zero": 1e9 + 1e-3 * normal_scores(900, 0),
+    }[kind]
+    inside = np.concatenate([scores, np.nextafter(scores, -np.inf), np.linspace(scores.min() - 1, scores.max(), 999)])
+    counts = (scores >= inside[:, None]).sum(axis=1)
+    np.testing.assert_allclose(np.exp(-ScoreScale.fit(scores).nats(inside)), (counts + 1) / 901, rtol=1e-12)
+
+
 def test_beyond_the_largest_calibration_score_nats_keep_growing() -> None:
     scale = ScoreScale.fit(normal_scores(500, 0))
     nats = scale.nats(np.array([20.0, 40.0, 80.0, 1e6, 1e12]))
     assert (np.diff(nats) > 0).all()
     assert np.isfinite(nats).all()
+
+
+def test_a_score_that_is_no_number_has_no_nats() -> None:
+    nats = ScoreScale.fit(normal_scores(500, 0)).nats(np.array([np.nan, np.inf, -np.inf, 1.0]))
+    assert np.isfinite(nats).tolist() == [False, False, True, True]
 
 
 def test_nats_never_fall_when_the_score_rises() -> None:
@@ -67,7 +85,7 @@ def test_two_models_keep_one_budget_whatever_their_dependence(correlation: float
     for seed in range(30):
         calibration = Calibration.fit(draw(2_000, seed))
         _, nats = calibration.nats(np.stack(list(draw(5_000, 500 + seed).values())))
-        realised.append((nats >= threshold(0.01)).mean())
+        realised.append((nats >= -math.log(0.01)).mean())
     assert np.mean(realised) == pytest.approx(0.01, rel=0.2)
 
 
@@ -75,7 +93,36 @@ def test_a_record_that_surprises_only_one_of_two_models_still_crosses() -> None:
     rng = np.random.default_rng(0)
     calibration = Calibration.fit({"gmm": rng.normal(size=2_000), "vae": rng.normal(size=2_000)})
     _, nats = calibration.nats(np.array([[40.0], [0.0]]))
-    assert nats[0] >= threshold(0.01)
+    assert nats[0] >= -math.log(0.01)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.05, 0.01, 0.001, 1e-5])
+def test_the_score_of_a_rate_is_so_unlikely_and_calibration_scores_below_it_are_less(rate: float) -> None:
+    calibrated = normal_scores(1_999, 0)
+    scale = ScoreScale.fit(calibrated)
+    score = scale.score_at(rate)
+    assert scale.rate_beyond(score) == pytest.approx(rate, rel=0.02)
+    assert scale.rate_beyond(score) <= rate * (1 + 1e-9)
+    assert scale.rate_beyond(calibrated[calibrated < score].max()) > rate
+
+
+def test_the_interval_of_a_rate_holds_the_true_share_about_nine_times_in_ten() -> None:
+    held = 0
+    for seed in range(60):
+        calibration = Calibration.fit({"gmm": normal_scores(1_000, seed)})
+        low, high = calibration.interval(0.01, seed=seed)
+        level = calibration.scales["gmm"].score_at(0.01)
+        held += low <= (normal_scores(100_000, 99) >= level).mean() <= high
+        assert low < high
+    assert held >= 0.75 * 60
+
+
+def test_the_interval_is_wider_where_rows_are_fewer() -> None:
+    def ratio(rows: int) -> float:
+        low, high = Calibration.fit({"gmm": normal_scores(rows, 0)}).interval(0.001)
+        return high / low
+
+    assert ratio(200) > 3 * ratio(20_000)
 
 
 @pytest.mark.parametrize(("rate", "rows"), [(0.01, 99), (0.001, 999), (0.5, 1), (0.003, 333)])

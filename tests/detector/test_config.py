@@ -100,6 +100,18 @@ def test_missing_keys_are_all_named() -> None:
     ("changed", "words"),
     [
         ({"alerts": {"topic": "a", "rate": 0.5}}, "alerts.rate has value 0.5: "),
+        (
+            {"alerts": {"topic": "a", "false_alarms": "3/year"}},
+            "alerts.false_alarms has value '3/year': Expected a number",
+        ),
+        (
+            {"alerts": {"topic": "a", "false_alarms": "0/day"}},
+            "alerts.false_alarms has value '0/day': Expected a number",
+        ),
+        ({"alerts": {"topic": "a", "false_alarms": 3}}, "alerts.false_alarms has value 3"),
+        ({"alerts": {"topic": "a", "cooldown": "0s"}}, "alerts.cooldown has value '0s'"),
+        ({"calibration": {"level": "fixed"}}, "calibration.level has value 'fixed'"),
+        ({"calibration": {"by": "a..b"}}, "calibration.by has value 'a..b': field path"),
         ({"window": {"length": "two"}}, "window.length has value 'two': "),
         ({"features": "all"}, "features has value 'all': Expected auto or a list of fields"),
         ({"features": []}, "features: List should have at least 1 item"),
@@ -116,6 +128,29 @@ def test_missing_keys_are_all_named() -> None:
 )
 def test_a_wrong_value_is_shown_with_its_key_and_what_was_wanted(changed: dict[str, Any], words: str) -> None:
     assert words in refusal(**changed)
+
+
+def test_a_budget_is_stated_once() -> None:
+    assert parsed(alerts={"topic": "a", "false_alarms": "3 / day"}).alerts.false_alarms == "3/day"
+    both = {"topic": "a", "false_alarms": "3/day", "rate": 0.01}
+    assert "alerts: false_alarms 3/day and rate 0.01 are two budgets: give one" in refusal(alerts=both)
+
+
+def test_no_more_records_confirm_than_are_looked_at() -> None:
+    assert parsed(alerts={"topic": "a", "confirm": {"records": 2, "of": 3}}).alerts.confirm.of == 3
+    message = refusal(alerts={"topic": "a", "confirm": {"records": 3, "of": 2}})
+    assert "alerts.confirm: 3 records of 2: records must not exceed of" in message
+
+
+@pytest.mark.parametrize(("by", "segment"), [("entity", None), ("all", None), ("region", "region"), ("a.b", "a.b")])
+def test_levels_are_of_entities_of_all_or_of_the_values_of_a_field(by: str, segment: str | None) -> None:
+    assert parsed(calibration={"by": by}).segment == segment
+
+
+def test_a_field_with_levels_of_its_own_is_a_category_if_it_is_a_feature_and_lies_in_no_other() -> None:
+    assert "field 'cpu' is calibration.by: as a feature it must be categorical" in refusal(calibration={"by": "cpu"})
+    assert "field 'cpu.user' lies within another one" in refusal(calibration={"by": "cpu.user"})
+    assert parsed(features=[{"name": "route", "kind": "categorical"}], calibration={"by": "route"}).segment == "route"
 
 
 def test_settings_never_change() -> None:
@@ -340,5 +375,10 @@ def test_a_variable_that_fits_nowhere_is_refused(tmp_path: Path, variable: str, 
 
 
 def test_settings_written_as_json_read_the_same() -> None:
-    settings = parsed(training={"window": "7d", "schedule": "0 3 * * *"}, models=[{"type": "vae"}, {"type": "gmm"}])
+    settings = parsed(
+        training={"window": "7d", "schedule": "0 3 * * *"},
+        models=[{"type": "vae"}, {"type": "gmm"}],
+        calibration={"by": "region", "level": "static"},
+        alerts={"topic": "a", "false_alarms": "3/day", "cooldown": "10m", "remind_after": "6h"},
+    )
     assert parse(json.loads(settings.model_dump_json())) == settings

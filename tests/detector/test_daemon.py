@@ -86,12 +86,16 @@ def published(broker: MemoryBroker, topic: str) -> list[bytes]:
 
 def test_it_learns_from_the_topic_first_and_scores_what_comes_after(folder: Path) -> None:
     broker, watcher = broker_with(records(3_000)), Watcher()
-    with at_work(Daemon(settings(folder, training=ON_START), broker, observers=[watcher.observe])):
-        send(broker, records(600, start=3_000))
-        watcher.wait(lambda outcomes: bool(outcomes) and outcomes[-1].positions[Partition(TOPIC, 0)].offset == 3_600)
+    daemon = Daemon(settings(folder, training=ON_START), broker, observers=[watcher.observe])
+    with at_work(daemon):
+        send(broker, records(600, start=3_000))  # some of them are trained on, if it was not quick
+        while daemon.health.alive().phase != "serving":
+            pass
+        send(broker, records(30, start=3_600))
+        watcher.wait(lambda outcomes: bool(outcomes) and outcomes[-1].positions[Partition(TOPIC, 0)].offset == 3_630)
     first = watcher.outcomes[0].columns.offsets[0]
     assert first >= 3_000
-    assert sum(len(outcome.columns) for outcome in watcher.outcomes) == 3_600 - first
+    assert sum(len(outcome.columns) for outcome in watcher.outcomes) == 3_630 - first
 
 
 def test_without_a_version_and_without_on_start_it_says_what_to_do(folder: Path) -> None:
@@ -224,6 +228,12 @@ def test_the_metrics_count_what_happened(folder: Path, bundle: Bundle) -> None:
 
     assert value("records_total") == 301
     assert value("dead_letters_total", reason="malformed") == 1
-    assert value("promised_rate") == 0.01
+    alarms = sum(int(outcome.decided.alarm.sum()) for outcome in watcher.outcomes)
+    assert alarms >= 1
+    assert value("alarms_total") == alarms
+    assert value("promised_alarms_total") == pytest.approx(3.0)
+    assert value("elevated_records_total") == sum(int(outcome.decided.elevated.sum()) for outcome in watcher.outcomes)
+    assert value("promised_rate") == pytest.approx(0.01)
+    assert value("realised_rate") == pytest.approx(alarms / 300)
     assert value("lag_records", topic=TOPIC, partition="0") == 0
     assert value("version_info", version=bundle.version) == 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition, Schema
 from detector.config import FeatureKind, FeatureSettings
+from detector.entities import EntityTable
 from detector.errors import TrainingError
 from detector.features import FeatureEncoder, FeatureReason, fields
 from detector.parts import CLIP, MAX_RARE
@@ -50,7 +51,19 @@ def fit(data: Columns, *features: FeatureSettings, time_zone: str = "UTC") -> Fe
 
 
 def encoded(encoder: FeatureEncoder, data: Columns) -> NDArray[np.float32]:
-    return EntityHistory(encoder, 100).windows(data)[:, -1]
+    return EntityHistory(encoder).windows(data, EntityTable(100).locate(data.entity))[:, -1]
+
+
+def reasons(
+    encoder: FeatureEncoder,
+    data: Columns,
+    x: NDArray[np.float32],
+    share: NDArray[np.float32],
+    expected: NDArray[np.float32],
+) -> list[list[FeatureReason]]:
+    """All reasons of each record."""
+    shares = encoder.shares(data, share)
+    return encoder.reasons(data, x, encoder.likeliest(expected), shares, np.ones(shares.shape, np.bool_))
 
 
 def reason(
@@ -59,7 +72,7 @@ def reason(
     """All reasons of a single record; shares are equal where none are given."""
     d = encoder.layout.columns
     shares = np.array([share if share is not None else [1 / d] * d], dtype=np.float32)
-    return encoder.reasons(data, encoded(encoder, data), shares, expected.reshape(1, d), most=100)[0]
+    return reasons(encoder, data, encoded(encoder, data), shares, expected.reshape(1, d))[0]
 
 
 def test_a_normal_column_is_scaled_to_unit_variance() -> None:
@@ -221,8 +234,8 @@ def test_calendar_features_go_by_the_clock_of_the_time_zone() -> None:
     angles = 2 * np.pi * np.array([0.5 / 24, 14 / 24])
     x = encoded(encoder, data)
     np.testing.assert_allclose(x[:, :2], np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-6)
-    reasons = encoder.reasons(data, x, np.full((2, 4), 0.25, np.float32), x[::-1], most=2)
-    assert [(r.feature, r.observed, r.expected) for r in reasons[0]] == [
+    found = reasons(encoder, data, x, np.full((2, 4), 0.25, np.float32), x[::-1])
+    assert [(r.feature, r.observed, r.expected) for r in found[0]] == [
         ("hour", 0.5, 14.0),
         ("weekday", "Friday", "Wednesday"),
     ]
@@ -256,7 +269,7 @@ def mixed() -> tuple[Columns, FeatureEncoder]:
 def test_the_fields_to_decode_are_known_before_and_after_fitting() -> None:
     _, encoder = mixed()
     schema = Schema(("cpu", "ok", "disk", "sent"), ("route",), "host", "ts")
-    assert fields(encoder.features, "host", "ts") == encoder.schema(entity="host", timestamp="ts") == schema
+    assert fields(encoder.features, "host", "ts") == schema
 
 
 def test_an_encoder_comes_back_whole_from_its_state() -> None:
@@ -279,7 +292,8 @@ def test_reasons_are_in_the_users_units_and_sum_to_one() -> None:
     data, encoder = mixed()
     x, d = encoded(encoder, data), encoder.layout.columns
     share = np.random.default_rng(0).dirichlet(np.ones(d), len(data)).astype(np.float32)
-    for row, found in enumerate(encoder.reasons(data, x, share, x[[1, 2, 0, 2]], most=100)):
+    told = reasons(encoder, data, x, share, x[[1, 2, 0, 2]])
+    for row, found in enumerate(told):
         assert {reason.feature for reason in found} == {"cpu", "ok", "disk", "sent", "route", "hour"}
         assert sum(reason.share for reason in found) == pytest.approx(1.0, abs=1e-6)
         assert [r.share for r in found] == sorted((r.share for r in found), reverse=True)
@@ -287,19 +301,20 @@ def test_reasons_are_in_the_users_units_and_sum_to_one() -> None:
         assert by_name["cpu"].observed == data.numbers["cpu"][row]
         assert by_name["ok"].observed is bool(data.numbers["ok"][row])
         assert by_name["route"].observed == data.texts["route"][row]
-    first = {r.feature: r for r in encoder.reasons(data, x, share, x[[1, 2, 0, 2]], most=100)[0]}
+    first = {r.feature: r for r in told[0]}
     assert first["cpu"].expected == pytest.approx(2.0)
     assert first["ok"].expected is True
     assert first["route"].expected == "b"
     assert first["disk"].expected is None  # the model expected it to be missing
 
 
-def test_only_the_weightiest_reasons_are_returned() -> None:
+def test_only_chosen_features_are_reasons_weightiest_first() -> None:
     data, encoder = mixed()
-    d = encoder.layout.columns
-    share = np.eye(d, dtype=np.float32)[[0, 0, 0, 0]]
-    found = encoder.reasons(data, encoded(encoder, data), share, np.zeros((4, d), np.float32), most=1)
-    assert [[reason.feature for reason in reasons] for reasons in found] == [["cpu"]] * 4
+    shares = np.tile([0.1, 0.2, 0.3, 0.0, 0.1, 0.3], (4, 1))
+    chosen = np.tile([True, False, True, False, True, False], (4, 1))
+    x = encoded(encoder, data)
+    found = encoder.reasons(data, x, x, shares, chosen)
+    assert [[part.feature for part in parts] for parts in found] == [["disk", "cpu", "route"]] * 4
 
 
 def test_a_number_beyond_the_clip_is_told_as_reported() -> None:
@@ -311,7 +326,7 @@ def test_a_change_is_told_as_it_was_scored() -> None:
     encoder = fit(columns({"sent": [0.0, 10.0, 30.0, 60.0]}), feature("sent", "counter"))
     data = columns({"sent": [0.0, 25.0]})
     share, expected = np.full((2, 2), 0.5, np.float32), np.zeros((2, 2), np.float32)
-    found = encoder.reasons(data, encoded(encoder, data), share, expected, most=1)
+    found = reasons(encoder, data, encoded(encoder, data), share, expected)
     assert found[1][0].observed == pytest.approx(25.0)
     assert found[1][0].expected == pytest.approx(20.0)
 

@@ -216,7 +216,7 @@ def test_known_entity_and_time_are_no_features_whatever_they_look_like() -> None
 
 
 def written(inferred: Inferred, path: Path, topic: str = "metrics") -> str:
-    text = render(inferred, name="machines", bootstrap="localhost:9092", topic=topic, rate=0.00001)
+    text = render(inferred, name="machines", bootstrap="localhost:9092", topic=topic, false_alarms="2/week")
     path.write_text(text, encoding="utf-8")
     return text
 
@@ -227,7 +227,7 @@ def test_a_rendered_file_loads_and_means_what_was_inferred(tmp_path: Path) -> No
     loaded = load(tmp_path / "machines.yaml", {})
     assert loaded.features == list(inferred.features)
     assert (loaded.stream.entity, loaded.stream.timestamp) == ("machine", "ts")
-    assert loaded.alerts.rate == 0.00001
+    assert loaded.alerts.false_alarms == "2/week"
     assert "  - {name: up, kind: flag}  # true in 86%\n" in text
     assert "  # id: 200 different texts in 200 records\n" in text
 

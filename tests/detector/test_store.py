@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.detector.machines import CREATED, settings, trained
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("bundle"), models=[{"type": "gmm"}, {"type": "vae", "epochs": 2}])
+    return trained(tmp_path_factory.mktemp("bundle"), models=[{"type": "gmm", "components": 1}, {"type": "vae", "epochs": 2}])
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def store(tmp_path: Path, bundle: Bundle) -> Store:
 def renamed(bundle: Bundle, day: int) -> Bundle:
     created = CREATED + timedelta(days=day)
     update = {"version": f"{created:%Y%m%dT%H%M%SZ}-0000", "created": created}
-    return Bundle(bundle.manifest.model_copy(update=update), bundle.encoder, bundle.models, bundle.calibration)
+    return replace(bundle, manifest=bundle.manifest.model_copy(update=update))
 
 
 def test_a_version_loads_as_it_was_saved(store: Store, bundle: Bundle) -> None:
@@ -37,6 +38,9 @@ def test_a_version_loads_as_it_was_saved(store: Store, bundle: Bundle) -> None:
     assert loaded.encoder.to_state()[0] == bundle.encoder.to_state()[0]
     for name, array in bundle.calibration.to_arrays().items():
         np.testing.assert_array_equal(loaded.calibration.to_arrays()[name], array)
+    assert loaded.rows.names == bundle.rows.names == ("m0", "m1", "m2")
+    for name, array in bundle.rows.to_arrays().items():
+        np.testing.assert_array_equal(loaded.rows.to_arrays()[name], array)
     for kind, model in bundle.models.items():
         for name, tensor in model.state_dict().items():
             np.testing.assert_array_equal(loaded.models[kind].state_dict()[name].numpy(), tensor.numpy())
@@ -48,7 +52,9 @@ def test_a_version_is_no_champion_until_it_is_promoted(store: Store, bundle: Bun
     assert store.champion() == bundle.version
 
 
-@pytest.mark.parametrize("name", ["features.safetensors", "model-gmm.safetensors", "calibration.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["features.safetensors", "model-gmm.safetensors", "calibration.safetensors", "level.safetensors"]
+)
 def test_a_changed_file_is_refused_by_its_hash(store: Store, bundle: Bundle, tmp_path: Path, name: str) -> None:
     path = tmp_path / "machines" / bundle.version / name
     content = bytearray(path.read_bytes())
@@ -128,7 +134,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
             {"stream": {"topics": ["machines"], "entity": "host", "timestamp": "ts"}},
             "stream.entity 'machine', not 'host'",
         ),
-        ({"alerts": {"topic": "machine-alerts", "rate": 1e-5}}, "cannot support rate 1e-05"),
+        ({"calibration": {"by": "all"}}, "calibration.by 'entity', not 'all'"),
     ],
 )
 def test_a_version_for_other_settings_is_refused_with_the_difference(
@@ -138,3 +144,8 @@ def test_a_version_for_other_settings_is_refused_with_the_difference(
     bundle.require_fit(settings(tmp_path, **fitting))
     with pytest.raises(BundleError, match=told):
         bundle.require_fit(settings(tmp_path, **{**fitting, **changes}))
+
+
+def test_a_version_serves_under_another_budget_or_kind_of_level(bundle: Bundle, tmp_path: Path) -> None:
+    fitting = {"models": [{"type": "gmm"}, {"type": "vae"}], "calibration": {"level": "static"}}
+    bundle.require_fit(settings(tmp_path, **fitting, alerts={"topic": "machine-alerts", "false_alarms": "3/day"}))

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from consumers.batch import Partition
+from consumers.batch import Columns, Partition
+from detector.budget import Budget
+from detector.bundle import Verdict
 from detector.config import DetectorSettings
 from detector.errors import NotEnoughRows
 from detector.training import judge, split_by_time, train
@@ -57,11 +60,28 @@ def test_the_newest_share_calibrates_and_nothing_is_in_both_parts() -> None:
     assert sorted([*fitted.tolist(), *calibrating.tolist()]) == list(range(10))
 
 
-def test_calibration_rows_that_cannot_support_the_rate_are_refused_with_the_number_needed(tmp_path: Path) -> None:
+def test_too_few_calibration_rows_for_the_rate_are_warned_of_with_the_number_needed_and_the_rate_they_keep(
+    tmp_path: Path,
+) -> None:
     chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "rate": 0.001})
-    data = gathered(chosen, records(1_000))
-    with pytest.raises(NotEnoughRows, match=r"200 calibration rows cannot support alerts.rate 0.001: 999 are needed"):
-        train(data, chosen, created=CREATED)
+    (warning,) = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict.warnings
+    assert warning.startswith("200 calibration rows do not reach down to rate 0.001: 999 are needed, so 4995 training")
+    assert "The smallest rate for what is there is 0.00498" in warning
+
+
+def test_enough_calibration_rows_are_not_warned_of(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    verdict = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict
+    low, high = verdict.rate_interval
+    assert not verdict.warnings
+    assert 0 < low < 0.01 < high < 0.1
+
+
+def test_the_budget_of_a_version_is_that_of_its_traffic(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "false_alarms": "43.2/day"})
+    manifest = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest
+    assert manifest.rate == manifest.verdict.promised_rate == pytest.approx(0.01, rel=0.01)  # three records a minute
+    assert manifest.data.records_by_partition() == {Partition(TOPIC, 0): 1_000}
 
 
 def test_the_same_records_and_seed_give_the_same_version(tmp_path: Path) -> None:
@@ -71,24 +91,53 @@ def test_the_same_records_and_seed_give_the_same_version(tmp_path: Path) -> None
     assert files[0] == files[1]
 
 
-def test_held_back_rows_that_keep_the_rate_are_sound() -> None:
-    scores = np.random.default_rng(0).normal(size=2_000).astype(np.float32)
-    verdict = judge({"gmm": scores}, 0.01)
+def judged(chosen: DetectorSettings, scores: NDArray[np.floating], *, entities: int = 1) -> Verdict:
+    """The verdict on calibration rows with these scores, of so many entities in turn."""
+    n = len(scores)
+    columns = Columns(
+        row=np.arange(n),
+        partitions=(Partition(TOPIC, 0),),
+        partition=np.zeros(n, np.int32),
+        offsets=np.arange(n),
+        time=np.arange(n) * 60_000,
+        entity=np.array([f"m{number % entities}" for number in range(n)], object),
+        numbers={},
+        texts={},
+    )
+    return judge(scores[None].astype(np.float32), columns, chosen, Budget(0.01, None, 1_440))
+
+
+@pytest.mark.parametrize("level", ["online", "static"])
+def test_held_back_rows_that_keep_the_rate_are_sound(tmp_path: Path, level: str) -> None:
+    verdict = judged(settings(tmp_path, calibration={"level": level}), np.random.default_rng(0).normal(size=4_000))
     assert verdict.sound
     assert verdict.realised_rate <= 0.02
+    assert verdict.held_back_rows == 2_000
 
 
-def test_a_level_that_the_held_back_rows_break_twice_over_is_not_sound() -> None:
-    scores = np.random.default_rng(0).normal(size=2_000).astype(np.float32)
-    scores[1_000:] += 1
-    verdict = judge({"gmm": scores}, 0.01)
+def test_a_static_level_that_the_held_back_rows_break_twice_over_is_not_sound(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(size=4_000)
+    scores[2_000:] *= 1.6
+    verdict = judged(settings(tmp_path, calibration={"level": "static"}), scores)
     assert not verdict.sound
-    assert "promised 0.01" in verdict.reasons[0]
+    assert "promised 0.01. Expected at most 2 times the promised rate." in verdict.reasons[0]
+    assert judged(settings(tmp_path), scores).sound  # an online level makes up for it
+
+
+def test_the_verdict_tells_the_rate_of_each_segment(tmp_path: Path) -> None:
+    scores = np.random.default_rng(0).normal(size=4_000) * np.tile([0.5, 2.0], 2_000)
+    everybody = settings(tmp_path, calibration={"by": "all", "level": "static"})
+    own = judged(settings(tmp_path, calibration={"level": "static"}), scores, entities=2).by_segment
+    assert own.keys() == {"m0", "m1"}
+    assert max(own.values()) <= 2
+    assert judged(everybody, scores, entities=2).by_segment.keys() == {""}
 
 
 @pytest.mark.parametrize(("quiet_for", "warned"), [("5m", False), ("10h", True)])
 def test_a_quiet_time_that_chance_will_break_is_warned_of(tmp_path: Path, quiet_for: str, warned: bool) -> None:
     chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "rate": 0.01, "quiet_for": quiet_for})
     verdict = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict
-    assert bool(verdict.warnings) == warned
+    assert [warning.split(",")[0] for warning in verdict.warnings] == [
+        "An entity raises an alarm by chance every 5.99e+03 s or so"
+    ] * warned
     assert verdict.sound

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition
 from detector.config import FeatureSettings
+from detector.entities import EntityTable, Visits
 from detector.features import FeatureEncoder
 from detector.parts import Previous
 from detector.windows import EntityHistory
 
 NAN = float("nan")
+NOBODY = Visits(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 PLAIN = (FeatureSettings(name="cpu"),)
 ALL = (
     FeatureSettings(name="cpu", transform="log1p"),
@@ -58,7 +60,19 @@ def encoder(features: Sequence[FeatureSettings] = PLAIN, window: int = 3, *, cen
     return FeatureEncoder.fit(columns(train), features, window=window)
 
 
-def raw(history: EntityHistory, fitted: FeatureEncoder, data: Columns) -> list[list[float]]:
+class Remembered:
+    """The history of one partition and the table of its entities."""
+
+    def __init__(self, fitted: FeatureEncoder, max_entities: int = 10) -> None:
+        self.table = EntityTable(max_entities)
+        self._history = EntityHistory(fitted)
+        self.adopt = self._history.adopt
+
+    def windows(self, data: Columns) -> NDArray[np.float32]:
+        return self._history.windows(data, self.table.locate(data.entity) if len(data) else NOBODY)
+
+
+def raw(history: Remembered, fitted: FeatureEncoder, data: Columns) -> list[list[float]]:
     """Windows of the first feature in its own units, rounded."""
     part = fitted.parts[0]
     values = history.windows(data)[:, :, 0] * part.scale + part.centre
@@ -67,33 +81,33 @@ def raw(history: EntityHistory, fitted: FeatureEncoder, data: Columns) -> list[l
 
 def test_a_window_leads_up_to_its_record_and_repeats_the_oldest_row_where_it_is_short() -> None:
     fitted = encoder()
-    history = EntityHistory(fitted, 10)
+    history = Remembered(fitted)
     assert raw(history, fitted, cpus(("a", 1), ("b", 5), ("a", 2))) == [[1, 1, 1], [5, 5, 5], [1, 1, 2]]
     assert raw(history, fitted, cpus(("a", 3), ("a", 4), ("b", 6))) == [[1, 2, 3], [2, 3, 4], [5, 5, 6]]
-    assert len(history) == 2
+    assert len(history.table) == 2
 
 
 def test_the_entity_not_seen_for_longest_is_forgotten_and_starts_afresh() -> None:
     fitted = encoder()
-    history = EntityHistory(fitted, 2)
+    history = Remembered(fitted, 2)
     raw(history, fitted, cpus(("a", 1), ("b", 2), ("a", 3)))
     assert raw(history, fitted, cpus(("c", 4), ("a", 5), ("b", 6))) == [[4, 4, 4], [1, 3, 5], [6, 6, 6]]
-    assert history.evicted == 2
-    assert len(history) == 2
+    assert history.table.evicted == 2
+    assert len(history.table) == 2
 
 
 def test_an_entity_forgotten_and_met_again_within_a_batch_starts_afresh() -> None:
     fitted = encoder()
-    history = EntityHistory(fitted, 1)
+    history = Remembered(fitted, 1)
     assert raw(history, fitted, cpus(("a", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5))) == [
         [1, 1, 1], [1, 1, 2], [3, 3, 3], [4, 4, 4], [4, 4, 5],
     ]  # fmt: skip
-    assert history.evicted == 2
+    assert history.table.evicted == 2
 
 
 def test_an_empty_batch_gives_no_windows_and_changes_nothing() -> None:
     fitted = encoder()
-    history = EntityHistory(fitted, 5)
+    history = Remembered(fitted, 5)
     raw(history, fitted, cpus(("a", 1)))
     assert history.windows(columns([])).shape == (0, 3, fitted.layout.columns)
     assert raw(history, fitted, cpus(("a", 2))) == [[1, 1, 2]]
@@ -101,11 +115,11 @@ def test_an_empty_batch_gives_no_windows_and_changes_nothing() -> None:
 
 def test_memory_of_many_entities_survives_growing() -> None:
     fitted = encoder(window=2)
-    history = EntityHistory(fitted, 1000)
+    history = Remembered(fitted, 1000)
     for size in (1, 10, 300, 1000):
         raw(history, fitted, cpus(*((f"e{i}", i % 7) for i in range(size))))
     assert raw(history, fitted, cpus(("e0", 9), ("e9", 9), ("e999", 9))) == [[0, 9], [2, 9], [5, 9]]
-    assert (len(history), history.evicted) == (1000, 0)
+    assert (len(history.table), history.table.evicted) == (1000, 0)
 
 
 class OneByOne:
@@ -140,17 +154,17 @@ def test_what_comes_of_a_stream_does_not_depend_on_where_batches_end(
     records: list[Record], cuts: list[int], window: int, data: st.DataObject
 ) -> None:
     max_entities = data.draw(st.integers(1, 6))
-    history, reference = EntityHistory(ENCODERS[window], max_entities), OneByOne(ENCODERS[window], max_entities)
+    history, reference = Remembered(ENCODERS[window], max_entities), OneByOne(ENCODERS[window], max_entities)
     edges = sorted({0, len(records), *(cut for cut in cuts if cut < len(records))})
     found = np.concatenate([history.windows(columns(records[start:stop])) for start, stop in pairwise(edges)])
     np.testing.assert_array_equal(found, np.stack([reference.window(record) for record in records]))
-    assert (history.evicted, len(history)) == (reference.evicted, len(reference.entities))
+    assert (history.table.evicted, len(history.table)) == (reference.evicted, len(reference.entities))
 
 
 def test_a_version_with_the_same_features_takes_remembered_rows_over_in_its_own_scale() -> None:
     old, new = encoder(), encoder(centre=5.0)
     assert old.parts[0].centre != new.parts[0].centre
-    history = EntityHistory(old, 10)
+    history = Remembered(old)
     raw(history, old, cpus(("a", 1), ("a", 2), ("b", 7)))
     history.adopt(new)
     assert raw(history, new, cpus(("a", 3), ("b", 8))) == [[1, 2, 3], [7, 7, 8]]
@@ -162,7 +176,7 @@ def test_adopting_an_equal_version_changes_next_to_nothing(window: int) -> None:
     records: list[Record] = [
         ("ab"[i % 2], i * 900, i * 1.5, i**1.5, i * 2.0, ["a", "b", None][i % 3]) for i in range(9)
     ]
-    history, undisturbed = EntityHistory(fitted, 10), EntityHistory(fitted, 10)
+    history, undisturbed = Remembered(fitted), Remembered(fitted, 10)
     for part in (history, undisturbed):
         part.windows(columns(records[:6]))
     history.adopt(again)
@@ -178,7 +192,7 @@ def test_remembered_categories_and_marks_find_their_column_in_another_version() 
 
     old = fit((1.0, "a"), (NAN, "b"), (2.0, "b"), (3.0, None))  # cpu, mark | b, a, unseen, missing
     new = fit((1.0, "c"), (2.0, "a"), (3.0, "a"))  # cpu | a, c, unseen | missing fields
-    history = EntityHistory(old, 10)
+    history = Remembered(old)
     seen: list[Record] = [(str(i), 0, cpu, 0, 0, route) for i, (cpu, route) in enumerate(
         [(2.0, "a"), (2.0, "b"), (2.0, "zebra"), (2.0, None), (NAN, "a")]
     )]  # fmt: skip
@@ -191,7 +205,7 @@ def test_remembered_categories_and_marks_find_their_column_in_another_version() 
 
 def test_a_remembered_shared_mark_stays_in_the_shared_column() -> None:
     def remembered_mark(train: float) -> float:
-        history = EntityHistory(old, 10)
+        history = Remembered(old)
         history.windows(cpus(("a", NAN)))
         history.adopt(FeatureEncoder.fit(cpus(("x", 1.0), ("x", train)), PLAIN, window=2))
         return float(history.windows(cpus(("a", 1.0)))[0, 0, 1])
@@ -204,7 +218,7 @@ def test_a_remembered_shared_mark_stays_in_the_shared_column() -> None:
 def test_a_version_with_other_features_starts_windows_afresh_and_keeps_last_values() -> None:
     level = FeatureSettings(name="level", transform="diff")
     old, new = encoder((FeatureSettings(name="cpu"), level)), encoder((level,))
-    history = EntityHistory(old, 10)
+    history = Remembered(old)
     history.windows(cpus(("a", 1), ("a", 2)))
     history.adopt(new)
     assert raw(history, new, cpus(("a", 5))) == [[3, 3, 3]]
@@ -213,7 +227,7 @@ def test_a_version_with_other_features_starts_windows_afresh_and_keeps_last_valu
 
 def test_a_version_with_another_window_starts_windows_afresh() -> None:
     old, new = encoder(window=1), encoder(window=2)
-    history = EntityHistory(old, 10)
+    history = Remembered(old)
     raw(history, old, cpus(("a", 1)))
     history.adopt(new)
     assert raw(history, new, cpus(("a", 2), ("a", 3))) == [[2, 2], [2, 3]]

@@ -1,0 +1,18 @@
+"""Functions compiled to machine code, for recursions over records that numpy cannot express."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """The function, compiled at its first call; kept on disk for the next start where there is a place to keep it."""
+    try:
+        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    except RuntimeError:  # neither beside the code nor in a home
+        return cast(F, numba.njit(error_model="numpy")(function))

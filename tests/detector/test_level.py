@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from consumers.batch import Columns, Partition
+from detector.calibration import Calibration, ScoreScale
+from detector.config import AlertSettings
+from detector.entities import EntityTable, Visits, everybody
+from detector.incidents import Decided, Incidents
+from detector.level import SHRINKAGE, CalibrationRows, Levels, Start, concat
+from detector.recursion import NEW_REGIME, SLOW_CREEP, Levelled, Q
+
+RATE = 0.01
+CALIBRATED = 2_000
+N = 100_000
+Floats = NDArray[np.float64]
+Names = NDArray[np.object_]
+
+
+class Partitioned:
+    """The levels of one partition and the tables of its entities and segments."""
+
+    def __init__(self, start: Start, by: str = "entity", max_entities: int = 100) -> None:
+        self.levels = Levels(start)
+        self._by = by
+        self._entities, self._segments = EntityTable(max_entities), EntityTable(max_entities)
+
+    def take(self, nats: Floats, entity: Names, segment: Names, rate: Floats | float = RATE) -> Levelled:
+        visits = self._entities.locate(entity)
+        places = self._places(visits, segment)
+        return self.levels.decide(nats, np.broadcast_to(rate, len(nats)).copy(), visits, places, segment)
+
+    def _places(self, visits: Visits, segment: Names) -> Visits:
+        if self._by == "entity":
+            return visits
+        return everybody(self._segments, len(segment)) if self._by == "all" else self._segments.locate(segment)
+
+
+class Alone:
+    """One entity, calibrated on surprises in nats."""
+
+    def __init__(self, calibration: Floats, *, adapt: bool = True, rate: float = RATE) -> None:
+        rows = CalibrationRows.of(calibration, same(len(calibration)), same(len(calibration)))
+        self._partition = Partitioned(Start.fit(rows, rate=rate, adapt=adapt))
+
+    def take(self, nats: Floats, rate: Floats | float = RATE) -> Levelled:
+        return self._partition.take(nats, same(len(nats)), same(len(nats)), rate)
+
+    @property
+    def q(self) -> float:
+        return float(self._partition.levels.to_arrays()["segments"][0, Q])
+
+
+def same(n: int, name: str = "a") -> Names:
+    return np.full(n, name, object)
+
+
+def noise(n: int, seed: int) -> Floats:
+    """Surprises (n,) of records like those of calibration: exponential."""
+    return np.random.default_rng(seed).exponential(size=n)
+
+
+def beyond(found: Levelled) -> float:
+    return float((found.nats >= found.level).mean())
+
+
+def told(found: Levelled) -> list[int]:
+    return [int(kind) for kind in found.drift if kind]
+
+
+def scores(kind: str, seed: int = 0) -> Floats:
+    """Scores of a stream: stationary for the calibration rows, then as `kind` says."""
+    chance = np.random.default_rng(seed)
+    normal = np.abs(chance.normal(size=CALIBRATED + N))
+    age = np.maximum(0, np.arange(CALIBRATED + N) - CALIBRATED)
+    if kind == "slow tenfold growth":
+        return normal * 10 ** (age / N)
+    if kind == "random walk":
+        walk: Floats = np.cumsum(np.where(age > 0, chance.normal(0, 0.005, len(age)), 0.0))
+        return normal * np.exp(walk)
+    if kind == "steps":
+        return np.where(age // 10_000 % 2 == 1, 4.0, 1.0) * normal
+    assert kind == "autocorrelated"
+    return np.asarray(lfilter([math.sqrt(1 - 0.9**2)], [1, -0.9], chance.normal(size=len(age))), np.float64)
+
+
+def in_nats(raw: Floats) -> tuple[Floats, Floats]:
+    """Surprises of the calibration rows, and of those that follow."""
+    nats = ScoreScale.fit(raw[:CALIBRATED]).nats(raw)
+    return nats[:CALIBRATED], nats[CALIBRATED:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_promised_rate_is_kept_closely_where_nothing_changes(seed: int) -> None:
+    alarms = Alone(noise(CALIBRATED, seed)).take(noise(N, 100 + seed)).alarm.mean()
+    assert 0.85 * RATE <= alarms <= 1.2 * RATE
+
+
+@pytest.mark.parametrize("kind", ["slow tenfold growth", "random walk", "steps", "autocorrelated"])
+def test_the_promised_rate_is_kept_while_the_stream_changes(kind: str) -> None:
+    calibration, live = in_nats(scores(kind))
+    assert 0.5 * RATE <= Alone(calibration).take(live).alarm.mean() <= 2 * RATE
+
+
+def test_a_level_that_stays_where_training_put_it_loses_the_rate_of_a_drifting_stream() -> None:
+    calibration, live = in_nats(scores("slow tenfold growth"))
+    assert beyond(Alone(calibration, adapt=False).take(live)) > 3 * RATE
+    assert beyond(Alone(calibration).take(live)) < 2 * RATE
+
+
+def test_the_promise_follows_a_rate_that_changes() -> None:
+    rate = np.where(np.arange(N) // 5_000 % 2 == 1, 0.02, 0.003)
+    alarms = Alone(noise(CALIBRATED, 0)).take(noise(N, 1), rate).alarm
+    assert alarms.sum() == pytest.approx(rate.sum(), rel=0.25)
+    assert alarms[rate > RATE].sum() > 3 * alarms[rate < RATE].sum()
+
+
+def incidents(found: Levelled) -> list[tuple[int, str]]:
+    """Row and kind of what is told of one entity with a record a minute."""
+    n = len(found.nats)
+    columns = Columns(
+        row=np.arange(n),
+        partitions=(Partition("t", 0),),
+        partition=np.zeros(n, np.int32),
+        offsets=np.arange(n),
+        time=np.arange(n) * 60_000,
+        entity=same(n),
+        numbers={},
+        texts={},
+    )
+    decided = Decided(
+        static_nats=found.nats, model=same(n, "gmm"), rank=np.zeros(n, np.int64), **found._asdict()
+    )  # fmt: skip
+    settings = AlertSettings(topic="alerts", quiet_for=600.0)
+    transitions = Incidents(settings).update(columns, decided, EntityTable(1).locate(columns.entity))
+    return [(transition.row, transition.kind) for transition in transitions]
+
+
+def test_an_attack_is_one_incident_and_teaches_the_level_nothing() -> None:
+    moved = []
+    for seed in range(8):
+        stream = Alone(noise(CALIBRATED, seed))
+        before = stream.take(np.append(noise(5_000, 100 + seed), np.full(30, 0.5)))
+        q = stream.q
+        attack = stream.take(np.concatenate([noise(500, 200 + seed) + 8, np.full(30, 0.5)]))
+        assert not told(attack)
+        assert [kind for _, kind in incidents(attack)] == ["opened", "resolved"]
+        assert attack.elevated[:500].mean() > 0.9
+        moved.append((abs(stream.q - q), abs(attack.static_level[-1] - before.static_level[-1])))
+        assert stream.take(noise(5_000, 300 + seed)).alarm.mean() <= 2 * RATE
+    assert (np.median(moved, axis=0) <= 0.5).all()
+
+
+def test_a_lasting_shift_is_told_once_and_then_followed() -> None:
+    for seed in range(4):
+        stream = Alone(noise(CALIBRATED, seed))
+        stream.take(noise(5_000, 100 + seed))
+        assert told(stream.take(noise(2_000, 200 + seed) + 5)) == [NEW_REGIME]
+        after = stream.take(noise(20_000, 300 + seed) + 5)
+        assert not told(after)
+        assert 0.5 * RATE <= after.alarm.mean() <= 2 * RATE
+
+
+def test_a_static_level_tells_a_shift_once_and_does_not_follow() -> None:
+    stream = Alone(noise(CALIBRATED, 0), adapt=False)
+    before = stream.take(noise(5_000, 1))
+    after = stream.take(noise(20_000, 2) + 5)
+    assert told(after) == [NEW_REGIME]
+    assert set(after.static_level.tolist()) == set(before.static_level.tolist())
+    assert beyond(after) > 0.9
+
+
+def test_a_slow_creep_is_told_as_one_and_not_as_a_new_regime() -> None:
+    for seed in range(3):
+        stream = Alone(noise(CALIBRATED, seed))
+        assert not told(stream.take(noise(5_000, 100 + seed)))
+        found = stream.take(noise(15_000, 200 + seed) + 0.0005 * np.arange(15_000))
+        assert set(told(found)) == {SLOW_CREEP}
+        assert 0.5 * RATE <= found.alarm.mean() <= 2 * RATE
+
+
+def test_a_stream_at_rest_is_told_of_no_drift() -> None:
+    assert not told(Alone(noise(CALIBRATED, 0)).take(noise(N, 1)))
+
+
+def test_a_level_far_too_high_comes_down() -> None:
+    stream = Alone(noise(CALIBRATED, 0) + 50)
+    stream.take(noise(1_500, 1))
+    assert 0.5 * RATE <= stream.take(noise(20_000, 2)).alarm.mean() <= 2 * RATE
+
+
+def test_within_an_incident_an_alarm_repeats_only_when_the_excess_has_doubled() -> None:
+    found = Alone(noise(CALIBRATED, 0)).take(np.repeat([0.5, 12.0, 14.0, 40.0], [30, 30, 30, 30]))
+    assert np.flatnonzero(found.alarm).tolist() == [30, 90]
+
+
+def two_groups(n: int, seed: int) -> tuple[Floats, Names]:
+    """Surprises of two groups in turn, the second three times as large."""
+    group = np.array(["calm", "wild"], object)[np.arange(n) % 2]
+    return noise(n, seed) * np.where(group == "wild", 3.0, 1.0), group
+
+
+@pytest.mark.parametrize(("by", "fair"), [("field", True), ("all", False)])
+def test_segments_with_levels_of_their_own_each_keep_the_rate(by: str, fair: bool) -> None:
+    nats, group = two_groups(CALIBRATED, 0)
+    names = group if by == "field" else same(CALIBRATED, "")
+    start = Start.fit(CalibrationRows.of(nats, group, names), rate=RATE)
+    live, group = two_groups(N, 1)
+    alarm = Partitioned(start, by).take(live, group, group if by == "field" else same(N, "")).alarm
+    rates = np.array([alarm[group == name].mean() for name in ("calm", "wild")])
+    assert bool((rates >= 0.85 * RATE).all() and (rates <= 1.25 * RATE).all()) == fair
+    assert alarm.mean() == pytest.approx(RATE, rel=0.3)
+
+
+def test_a_segment_with_few_rows_begins_near_everybodys() -> None:
+    chance, n = np.random.default_rng(0), 6_010
+    names = chance.permutation(np.repeat(np.array(["usual", "few", "many"], object), [4_000, 10, 2_000]))
+    rows = CalibrationRows.of(noise(n, 1) + np.where(names == "usual", 0.0, 6.0), same(n), names)
+    start = Start.fit(rows, rate=RATE)
+    everybody_, usual, few, many = start.states[[0, *(start.places[name] for name in ("usual", "few", "many"))], Q]
+    assert usual < everybody_ < many
+    assert abs(few - everybody_) < 0.3 * (many - everybody_)
+    assert 10 / (10 + SHRINKAGE) < 0.3
+
+
+def test_a_segment_that_calibration_did_not_see_begins_where_everybody_is() -> None:
+    nats, group = two_groups(CALIBRATED, 0)
+    start = Start.fit(CalibrationRows.of(nats, group, group), rate=RATE)
+    stranger = Partitioned(start, "field").take(np.ones(1), same(1), same(1, "never seen"))
+    (level,) = Partitioned(start._replace(places={}), "field").take(np.ones(1), same(1), same(1, "calm")).static_level
+    assert stranger.static_level == [level]
+
+
+def test_the_incident_of_one_entity_does_not_move_the_level_of_its_pool() -> None:
+    entity = np.array([f"m{number % 10}" for number in range(20_000)], object)
+    start = Start.fit(CalibrationRows.of(noise(20_000, 0), entity, same(20_000, "")), rate=RATE)
+    pool = Partitioned(start, "all")
+    before = pool.take(noise(20_000, 1), entity, same(20_000, ""))
+    attacked = noise(5_000, 2) + np.where(entity[:5_000] == "m3", 20.0, 0.0)
+    found = pool.take(attacked, entity[:5_000], same(5_000, ""))
+    after = pool.take(noise(20_000, 3), entity, same(20_000, ""))
+    assert found.elevated[entity[:5_000] == "m3"].mean() > 0.9
+    assert abs(np.median(after.static_level[:200]) - np.median(before.static_level[-5_000:])) <= 0.7
+    assert 0.85 * RATE <= after.alarm.mean() <= 1.25 * RATE
+
+
+def test_a_pool_whose_members_all_shift_is_told_of_it_once() -> None:
+    entity = np.array([f"m{number % 5}" for number in range(30_000)], object)
+    start = Start.fit(CalibrationRows.of(noise(5_000, 0), entity[:5_000], same(5_000, "")), rate=RATE)
+    pool = Partitioned(start, "all")
+    pool.take(noise(5_000, 1), entity[:5_000], same(5_000, ""))
+    found = pool.take(noise(30_000, 2) + 6, entity, same(30_000, ""))
+    assert told(found) == [NEW_REGIME]
+    assert 0.5 * RATE <= found.alarm[10_000:].mean() <= 2 * RATE
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.95, -0.5])
+def test_several_models_keep_one_budget_whatever_their_dependence(correlation: float) -> None:
+    normal = np.random.default_rng(0).normal(size=(2, CALIBRATED + N))
+    other = correlation * normal[0] + math.sqrt(1 - correlation**2) * normal[1]
+    both = np.stack([np.exp(normal[0]), 10 * other])
+    calibration = Calibration.fit({"gmm": both[0, :CALIBRATED], "vae": both[1, :CALIBRATED]})
+    _, nats = calibration.nats(both)
+    alarms = Alone(nats[:CALIBRATED]).take(nats[CALIBRATED:]).alarm.mean()
+    assert 0.85 * RATE <= alarms <= 1.25 * RATE
+
+
+def test_a_level_of_few_rows_begins_higher_than_the_tail_says() -> None:
+    def level(n: int) -> float:
+        streams = (Alone(noise(n, seed), rate=0.001) for seed in range(20))
+        return float(np.mean([stream.take(np.zeros(1), 0.001).level[0] for stream in streams]))
+
+    assert level(50) - level(5_000) == pytest.approx(math.log(1 / (0.001 * 50)), abs=1)
+
+
+def test_both_scales_agree_on_what_is_beyond_the_level() -> None:
+    nats = noise(20_000, 1) * np.linspace(1, 3, 20_000)
+    found = Alone(noise(CALIBRATED, 0)).take(nats)
+    np.testing.assert_array_equal(found.nats >= found.level, nats >= found.static_level)
+
+
+def test_another_version_begins_where_its_calibration_put_everybody() -> None:
+    def start(offset: float) -> Start:
+        return Start.fit(
+            CalibrationRows.of(noise(CALIBRATED, 0) + offset, same(CALIBRATED), same(CALIBRATED)), rate=RATE
+        )
+
+    old, new = Partitioned(start(0)), Partitioned(start(40))
+    old.take(noise(1_000, 1), same(1_000), same(1_000))
+    old.levels.adopt(start(40))
+    expected = new.take(noise(10, 2) + 40, same(10, "b"), same(10, "b")).static_level[0]
+    assert old.take(noise(10, 2) + 40, same(10), same(10)).static_level[0] == pytest.approx(expected, abs=0.5)
+
+
+def test_what_is_not_finite_is_passed_over() -> None:
+    nats = noise(3_000, 1) + np.where(np.arange(3_000) // 700 == 2, 6.0, 0.0)
+    rows = np.sort(np.random.default_rng(2).permutation(4_000)[:3_000])
+    mixed = np.resize([np.nan, np.inf, -np.inf], 4_000)
+    mixed[rows] = nats
+    found = Alone(noise(CALIBRATED, 0)).take(mixed)
+    for part, expected in zip(found, Alone(noise(CALIBRATED, 0)).take(nats), strict=True):
+        np.testing.assert_array_equal(part[rows], expected)
+    assert not np.delete(found.alarm, rows).any()
+
+
+def test_an_entity_that_was_forgotten_begins_anew() -> None:
+    rows = CalibrationRows.of(noise(CALIBRATED, 0), same(CALIBRATED), same(CALIBRATED, "a"))
+    start = Start.fit(rows, rate=RATE)
+    one_place = Partitioned(start, max_entities=1)
+    one_place.take(noise(600, 1) + 9, same(600), same(600))
+    one_place.take(noise(5, 2), same(5, "b"), same(5, "b"))
+    again = one_place.take(noise(600, 3), same(600), same(600))
+    for part, expected in zip(again, Partitioned(start).take(noise(600, 3), same(600), same(600)), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_nothing_comes_of_no_records() -> None:
+    stream = Partitioned(Start.fit(CalibrationRows.of(noise(100, 0), same(100), same(100)), rate=RATE))
+    nobody = Visits(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    found = stream.levels.decide(np.zeros(0), np.zeros(0), nobody, nobody, same(0))
+    assert [len(part) for part in (*found, *concat([]))] == [0] * 12
+
+
+def test_calibration_rows_survive_being_taken_apart() -> None:
+    names = np.array(["a", "ü\0", '"', ""] * 5, object)
+    rows = CalibrationRows.of(noise(20, 0), names, names)
+    again = CalibrationRows.from_arrays(rows.to_arrays())
+    assert again.names == rows.names
+    assert [again.names[number] for number in again.segment] == names.tolist()
+    np.testing.assert_array_equal(again.nats, rows.nats)
+    np.testing.assert_array_equal(again.entity, rows.entity)
+
+
+def restless(seed: int) -> tuple[Floats, Names, Names, Floats]:
+    """Surprises, entities, segments and rates of a stream in which everything happens: excursions, gaps and shifts."""
+    chance = np.random.default_rng(seed)
+    n = 4_000
+    nats = chance.exponential(size=n) + np.where(chance.random(n).cumsum() % 300 > 200, 6.0, 0.0)
+    nats[n // 2 :] += chance.choice([0.0, 5.0])
+    nats[chance.random(n) < 0.01] = chance.choice([np.nan, np.inf])
+    entity = np.array([f"m{number}" for number in chance.integers(0, 4, n) * chance.integers(0, 2, n)], object)
+    return nats, entity, np.array([name[-1] for name in entity], object), np.where(np.arange(n) % 900 > 400, 0.01, 0.05)
+
+
+@hypothesis(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 50),
+    st.lists(st.integers(0, 4_000), max_size=8),
+    st.sampled_from(["entity", "field", "all"]),
+    st.integers(1, 5),
+    st.booleans(),
+)
+def test_what_comes_of_a_stream_does_not_depend_on_batches_or_on_being_taken_apart(
+    seed: int, cuts: Sequence[int], by: str, max_entities: int, adapt: bool
+) -> None:
+    nats, entity, segment, rate = restless(seed)
+    names = {"entity": entity, "field": segment, "all": same(len(nats), "")}[by]
+    rows = CalibrationRows.of(noise(500, seed), entity[:500], names[:500])
+    start = Start.fit(rows, rate=RATE, adapt=adapt)
+    whole = Partitioned(start, by, max_entities).take(nats, entity, names, rate)
+    stream, parts = Partitioned(start, by, max_entities), []
+    for begin, end in pairwise(sorted({0, len(nats), *cuts})):
+        parts.append(stream.take(nats[begin:end], entity[begin:end], names[begin:end], rate[begin:end]))
+        kept: dict[str, Any] = {name: array.copy() for name, array in stream.levels.to_arrays().items()}
+        stream.levels = Levels.from_arrays(start, kept)
+    for found, expected in zip(concat(parts), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
