@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,9 +206,9 @@ def _in_band(alarms: NDArray[np.bool_]) -> bool:
     return bool(0.5 <= alarms.sum() / expected <= 2) or (expected < 2 and not alarms.any())
 
 
-def _share(flags: Iterator[bool] | Any) -> float:
+def _share(flags: Iterable[bool]) -> float:
     values = list(flags)
-    return round(sum(values) / max(1, len(values)), 4)
+    return round(float(np.mean(values)), 4)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from consumers.batch import Message
 
 Severity = Literal["minor", "major", "critical"]
-AlertKind = Literal["opened", "escalated", "reminded", "resolved", "drift", "creep"]
+AlertKind = Literal[
+    "opened",
+    "escalated",
+    "reminded",
+    "amended",
+    "resolved",
+    "drift",
+    "creep",
+    "silence",
+    "unseen_category",
+    "field_missing",
+    "field_type",
+]
 
 ENDING: tuple[AlertKind, ...] = ("resolved", "drift")
 """Kinds after which an incident is no longer open."""
 SEVERITIES: tuple[Severity, ...] = ("minor", "major", "critical")
+LONGEST_TEXT = 200
+"""Characters of a record's text that an alert repeats: an alert must fit into a message whatever the record holds."""
 _STEPS = np.log([10.0, 100.0]) - 1e-9
 """Nats beyond the level at which the next severity begins."""
 
@@ -61,7 +75,10 @@ class Alert(_Part):
     """opened: an incident begins. escalated: its severity rises. reminded: it still goes on. resolved: it is over.
 
     drift: what was unlikely has lasted so long that it is the new normal; ends the incident. creep: the scores have
-    moved away slowly, without incident.
+    moved away slowly, without incident. amended: a late record has changed what an earlier alert of the incident said.
+
+    silence: the entity has not reported for longer than it does. unseen_category: a value that training never saw.
+    field_missing, field_type: a field is gone, or comes with another JSON type.
     """
     detector: str
     """Name of the detector."""
@@ -78,21 +95,21 @@ class Alert(_Part):
 
     Resolved alerts carry the highest.
     """
-    p_value: float
+    p_value: float | None
     """Share of normal records at least as unlikely as the source record, as the stream is now; of the most unlikely one
-    in resolved alerts.
+    in resolved alerts. This and what follows on likelihood is null in kinds that have none.
     """
-    static_p_value: float
+    static_p_value: float | None
     """The same as the stream was when the version was trained, of the source record."""
-    level: float
+    level: float | None
     """The p-value below which records of this segment are alarms now."""
-    score: float
+    score: float | None
     """−ln(p_value), in nats."""
-    threshold: float
+    threshold: float | None
     """−ln(level), in nats."""
     records: int
     """Records beyond the level in this incident so far."""
-    model: str
+    model: str | None
     """The model that was most surprised."""
     version: str
     """Version of the detector that scored the source record."""
@@ -100,8 +117,10 @@ class Alert(_Part):
     """Why, largest share first; empty in resolved alerts."""
     makes_normal: bool | None
     """Whether setting the features of `reasons` to what was expected would bring the record below the level."""
+    members: int | None = None
+    """Entities concerned, where they are many; the entity is empty then."""
     source: Source
-    """The record that caused this alert."""
+    """The record that caused this alert; of a silence the last one before it."""
 
     def message(self, topic: str) -> Message:
         """This alert as a record: JSON value, entity as key, CloudEvents 1.0 attributes as headers (Kafka binding,

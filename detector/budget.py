@@ -25,6 +25,8 @@ DAY_MS = 86_400_000.0
 DEFAULT_RATE = 0.001
 RATES = (1e-7, 0.2)
 """Rates per record that a budget may come to."""
+BESIDE = 0.1
+"""Part of the budget that alerts of a kind beside likelihood may come to, on top of it."""
 EVEN_SHARE = 0.1
 """Part of the budget that goes to all partitions alike, for traffic that training did not see; the rest goes by the
 traffic that it saw."""
@@ -65,6 +67,11 @@ class Budget(NamedTuple):
             return cls(DEFAULT_RATE if alerts.rate is None else alerts.rate, None, traffic)
         daily = per_day(alerts.false_alarms)
         return cls(float(np.clip(daily / traffic, *RATES)), daily, traffic)
+
+    @property
+    def beside(self) -> float:
+        """Alerts per record that each kind of alert beside likelihood may have: silences, and novelties."""
+        return BESIDE * self.rate
 
     def share(self, partition: Partition, seen: Mapping[Partition, int], partitions: int) -> float:
         """The partition's part of the budget, out of the training records of each partition and how many there are."""

@@ -29,6 +29,7 @@ from detector.config import AlertSettings, DetectorSettings
 from detector.errors import BundleError
 from detector.features import FeatureEncoder
 from detector.level import CalibrationRows
+from detector.novelty_rules import NoveltyBaseline
 from models.base import GenerativeModel, Layout
 from models.registry import build
 
@@ -106,6 +107,9 @@ class Manifest(_Part):
     rate: float
     data: DataWindow
     verdict: Verdict
+    novelty: NoveltyBaseline
+    steady: bool
+    """Whether nearly all entities of the training records reported to the end: one that stops is then worth telling."""
     models: list[ModelRecord]
     layout: dict[str, Any]
     features: dict[str, Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo
 
 from croniter import CroniterError, croniter
 from pydantic import (
@@ -22,6 +21,7 @@ from pydantic import (
 from consumers.fields import join_path, split_path
 from consumers.settings import KafkaSettings, Settings
 from detector.budget import per_day
+from detector.mute import Mute, TimeZone
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -38,14 +38,6 @@ def _seconds(value: object) -> object:
 def _duration(seconds: float) -> str:
     unit = next(unit for unit in reversed(_UNITS) if seconds % _UNITS[unit] == 0 or unit == "ms")
     return f"{seconds / _UNITS[unit]:.15g}{unit}"
-
-
-def _time_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError("Expected a time zone like Europe/Berlin or UTC") from error
-    return name
 
 
 def _field_path(path: str) -> str:
@@ -69,8 +61,6 @@ Duration = Annotated[
     PlainSerializer(_duration, return_type=str, when_used="json"),
 ]
 """Seconds; written like `90s`, `5m`, `7d`."""
-
-TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
 Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
 
@@ -254,6 +244,13 @@ class AlertSettings(Settings):
     """After an incident was resolved, its entity opens no other for so long."""
     remind_after: Duration | None = None
     """While an incident goes on, it is told again after so long."""
+    mute: list[Mute] = []
+    """Times at which no alert is told: weekly hours, or events of a calendar file."""
+    silence: bool | Literal["auto"] = "auto"
+    """Whether an entity that stops reporting is told; auto: where nearly all entities of the training records reported
+    to the end."""
+    novelty: bool = True
+    """Whether new categories, and fields that are gone or have another type, are told, each as a kind of its own."""
     max_reasons: int = Field(default=5, ge=1, le=100)
     """Most features named in an alert."""
 

@@ -56,6 +56,7 @@ class Daemon:
         self._trainer = Trainer(training_command, settings.training.timeout)
         self._owned: set[Partition] = set()
         self._partitions = 1
+        self._heard_at = 0.0
         self._stopping = threading.Event()
         self._pause_s = RETRY_S[0]
 
@@ -183,8 +184,9 @@ class Daemon:
         if batch.assigned or batch.revoked:
             log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
         started = time.monotonic()
-        outcome = pipeline.process(batch)
-        if len(batch):
+        self._heard_at = started if len(batch) or batch.assigned else self._heard_at
+        outcome = pipeline.process(batch, idle_ms=1000 * (started - self._heard_at))
+        if len(batch) or outcome.messages:
             stream.publish(outcome.messages, outcome.positions)
             self.metrics.took(time.monotonic() - started, time.time())
             for observe in self._observers:

@@ -61,6 +61,8 @@ class EntityTable:
         self.evicted = 0
         self._max_entities = max_entities
         self._slots: OrderedDict[str, int] = OrderedDict()
+        self._names: list[str] = []
+        self._before: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -68,6 +70,7 @@ class EntityTable:
     def locate(self, entities: NDArray[np.object_]) -> Visits:
         """Slots of the entities of n > 0 records, given in the order in which they came."""
         names: list[str] = entities.tolist()
+        self._before.clear()
         slot = self._known(names)
         unknown = slot < 0
         fresh = np.zeros(len(names), dtype=np.bool_)
@@ -76,11 +79,16 @@ class EntityTable:
             if len(self) + len(newcomers) > self._max_entities:
                 return _visits(*self._one_by_one(names))
             self._slots.update(zip(newcomers, range(len(self), len(self) + len(newcomers)), strict=True))
+            self._names += newcomers
             slot = self._known(names)
             rows = np.flatnonzero(unknown)
             fresh[rows[np.unique(slot[rows], return_index=True)[1]]] = True
         deque(map(self._slots.move_to_end, names), maxlen=0)
         return _visits(slot, fresh)
+
+    def owner(self, slot: int) -> str:
+        """The entity that the slot belonged to before the records located last."""
+        return self._before.get(slot) or self._names[slot]
 
     def _known(self, names: list[str]) -> NDArray[np.int64]:
         return np.fromiter(map(self._slots.get, names, repeat(-1)), dtype=np.int64, count=len(names))
@@ -93,11 +101,19 @@ class EntityTable:
             found = self._slots.get(name)
             if found is None:
                 found = self._slots[name] = self._vacate()
+                self._settle(name, found)
                 fresh[row] = True
             else:
                 self._slots.move_to_end(name)
             slot[row] = found
         return slot, fresh
+
+    def _settle(self, name: str, slot: int) -> None:
+        if slot == len(self._names):
+            self._names.append(name)
+        else:
+            self._before.setdefault(slot, self._names[slot])
+            self._names[slot] = name
 
     def _vacate(self) -> int:
         if len(self) < self._max_entities:

@@ -108,6 +108,15 @@ class FeatureEncoder:
                 carried[:, mark] = np.maximum(carried[:, mark], x[:, old_mark])
         return carried
 
+    def excused(self, x: NDArray[np.float32], feature: str) -> NDArray[np.float32]:
+        """Rows (n, window, d) with one feature, and what tells that it is missing, as they usually are."""
+        index = next(index for index, part in enumerate(self.parts) if part.name == feature)
+        part, (start, stop, mark), excused = self.parts[index], self._places[index], x.copy()
+        excused[:, :, start:stop] = part.encode(np.array([part.usual], object if part.categories else np.float64))
+        if mark is not None:
+            excused[:, :, mark] = 0.0
+        return excused
+
     @cached_property
     def restricted(self) -> NDArray[np.intp]:
         """The columns of features of which only some deviations count."""
@@ -138,8 +147,8 @@ class FeatureEncoder:
         return shares
 
     def likeliest(self, expected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What a model expects in each column (n, d) -> the columns (n, d) of the records closest to it: of one category,
-        with a flag that is set or not, with a field that is missing or not."""
+        """What a model expects in each column (n, d) -> the columns (n, d) of the records closest to it: of one
+        category, with a flag that is set or not, with a field that is missing or not."""
         likeliest = np.zeros_like(expected)
         for part, (start, stop, mark) in zip(self.parts, self._places, strict=True):
             likeliest[:, start:stop] = part.likeliest(expected[:, start:stop])
@@ -157,7 +166,7 @@ class FeatureEncoder:
         own = np.repeat(chosen, np.diff(self._starts, append=self._own), axis=1)
         np.copyto(replaced[:, : self._own], likeliest[:, : self._own], where=own)
         if self._own < self.layout.columns:
-            replaced[:, -1] = (self.missing(columns) & self._unmarked & ~chosen).any(axis=1)
+            replaced[:, -1] *= (self.missing(columns) & self._unmarked & ~chosen).any(axis=1)
         return replaced
 
     def reasons(

@@ -64,7 +64,7 @@ class IncidentLog:
             count(self.by_entity, [alert.entity])
             self._open[alert.incident] = alert
         elif (before := self._open.pop(alert.incident, None)) is not None:
-            least = min(before.p_value, alert.p_value)
+            least = min(_p_value(before), _p_value(alert))
             if alert.kind in ENDING:
                 told = before.model_copy(update={"p_value": least, "severity": alert.severity})
                 self._end(told, alert.time, alert.time)
@@ -89,7 +89,7 @@ class IncidentLog:
             resolved=resolved,
             seconds=max(0.0, (now - told.opened).total_seconds()),
             severity=told.severity,
-            p_value=told.p_value,
+            p_value=_p_value(told),
             reasons=told.reasons[:MOST_REASONS],
         )
         self.by_severity[incident.severity] += 1
@@ -97,6 +97,11 @@ class IncidentLog:
             self.longest = incident
         push = heapq.heappush if len(self._kept) < MOST_INCIDENTS else heapq.heappushpop
         push(self._kept, (-incident.p_value, incident.incident, incident))
+
+
+def _p_value(alert: Alert) -> float:
+    """Of an alert on likelihood, as those of incidents are."""
+    return 1.0 if alert.p_value is None else alert.p_value
 
 
 def count(counter: Counter[str], names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from detector.recursion import (
     ENTITY,
     EXCESS_RANGE,
     KNOWN,
+    M0,
     MEMBERS,
     OFFSET,
     OFFSET0,
@@ -30,7 +31,6 @@ from detector.recursion import (
     TAIL,
     Levelled,
     M,
-    M0,
     Memory,
     Q,
     follow,
@@ -126,8 +126,8 @@ class Levels:
         segments: Visits,
         names: NDArray[np.object_],
     ) -> Levelled:
-        """Of records in offset order: −ln p (n,) against the calibration rows (what is not finite is passed over), the rate (n,)
-        promised at each, where their entities and segments live, and the segments' names (n,)."""
+        """Of records in offset order: −ln p (n,) against the calibration rows (what is not finite is passed over), the
+        rate (n,) promised at each, where their entities and segments live, and the segments' names (n,)."""
         held, inhabited = int(segments.slot.max(initial=-1)) + 1, int(entities.slot.max(initial=-1)) + 1
         known, rings, own = self._memory
         self._memory = Memory(grown(known, held), grown(rings, held), grown(own, inhabited))

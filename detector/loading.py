@@ -125,7 +125,7 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
             if "type" in group.model_fields and part in get_args(group.model_fields["type"].annotation)
         ]
         groups = children or tagged or groups
-    return [key for group in groups for key in group.model_fields]
+    return [info.alias or key for group in groups for key, info in group.model_fields.items()]
 
 
 def groups_in(annotation: Any) -> list[type[BaseModel]]:

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, PlainSerializer, Tag
 
 from consumers.settings import Settings
+from detector.compiled import compiled
+from detector.entities import Visits
 from detector.errors import SettingsError
+from detector.recursion import Levelled
 
 HOUR, DAY, WEEK = 60, 1_440, 10_080
 """Minutes."""
@@ -235,3 +238,18 @@ def _united(spans: NDArray[np.int64]) -> NDArray[np.int64]:
     apart[1:-1] = begin[1:] > reach[:-1]
     edges: NDArray[np.int64] = np.stack([begin[apart[:-1]], reach[apart[1:]]], axis=1).reshape(-1)
     return edges
+
+
+@compiled
+def hush(muted: NDArray[np.bool_], visits: Visits, said: Levelled, hushed: NDArray[np.bool_]) -> None:
+    """Takes back what was said of muted records (n,). What went on through the end of a mute becomes an alarm there;
+    `hushed` remembers, by slot, which entities raised one within."""
+    for i in range(len(muted)):
+        slot = visits.slot[i]
+        if visits.fresh[i]:
+            hushed[slot] = False
+        if muted[i]:
+            hushed[slot] = hushed[slot] or said.alarm[i]
+            said.alarm[i], said.elevated[i], said.drift[i] = False, False, 0
+        elif hushed[slot] and said.elevated[i]:
+            said.alarm[i], hushed[slot] = True, False

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import repeat
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,8 +30,8 @@ from detector.entities import Visits, grown
 from detector.incidents import Incident, Transition, TransitionKind
 
 CHANCE = 1e-6
-"""Probability below which so many openings are not chance. Each opening is a test, of a window that it is in itself: of
-n openings where λ are expected, one in λ/(n·CHANCE) is taken for an outbreak, one in 100,000 at λ = 1."""
+"""Probability below which so many openings are not chance. Each opening is a test; of those that come by chance, in
+simulation, one in a million completes an outbreak, at 0.1 to 5 expected in the window."""
 BUCKETS = 16
 """Parts in which promised alarms are summed up: at most one of them more than the window is looked at."""
 PATIENCE = 1000.0
@@ -42,7 +43,7 @@ MOST_REASONS = 1000
 SHARED, LIFT, MOST_COMMON = 0.8, 2.0, 3
 """What is common, at least this share of the members has, and so many times the share of all others; so much is named
 at most."""
-REFRESH = 64
+REFRESH = 128
 """Of an entity's records one in so many is looked at for what the entity is, the first one among them."""
 LONGEST_TEXT = 64
 """Characters beyond which a text is taken for nobody's common property."""
@@ -66,9 +67,9 @@ class Common(NamedTuple):
     elsewhere: float
 
     @property
-    def likeness(self) -> tuple[float, int]:
-        """How little it tells the members from the others; among equals the longest text tells most."""
-        return self.elsewhere / self.share, -len(self.value)
+    def likeness(self) -> float:
+        """How little it tells the members from the others."""
+        return self.elsewhere / self.share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +148,9 @@ class _Batch(NamedTuple):
     expected: NDArray[np.float64]
     lessons: NDArray[np.int64]
 
-    def reaches(self, elapsed: float, first: int) -> int:
-        """The first row from `first` on at which so much has elapsed; n if none."""
-        return max(first, int(np.searchsorted(self.elapsed, elapsed)))
+    def after(self, elapsed: float, first: int) -> int:
+        """The first row from `first` on at which more has elapsed; n if none."""
+        return max(first, int(np.searchsorted(self.elapsed, elapsed, side="right")))
 
 
 class Outbreaks:
@@ -257,17 +258,14 @@ class Outbreaks:
         row, _, incident = transition
         known = self._members.get(slot)
         live = known.live if known is not None and known.incident.entity == incident.entity else None
-        new = live is None or now - live.stirred >= self._hold
-        if live is None or new:
+        if live is None or now - live.stirred > self._hold:
             self._count(slot, now)
             if not self._are_too_many(float(batch.expected[row])):
-                self._members.pop(slot, None)
                 self._alone[slot] = _Opening(incident, alone=True)
                 yield transition
                 return
             live = self._growing(incident, now)
-        self._members[slot] = _Opening(incident, alone=False)
-        live.join(self._members[slot], now, new=new)
+        self._join(live, slot, _Opening(incident, alone=False), now)
         if not live.told.members:
             yield self._tell("opened", live, row, batch)
         elif live.outbreak.rank > live.told.rank:
@@ -278,7 +276,7 @@ class Outbreaks:
         self._recent[slot] = now
         self._recent.move_to_end(slot)
         self._alone.pop(slot, None)
-        while (oldest := next(iter(self._recent.items())))[1] <= now - self._within:
+        while (oldest := next(iter(self._recent.items())))[1] < now - self._within:
             self._recent.popitem(last=False)
             self._alone.pop(oldest[0], None)
 
@@ -289,14 +287,19 @@ class Outbreaks:
 
     def _growing(self, incident: Incident, now: float) -> _Live:
         """The outbreak of those who open now; who was told alone in the window joins it."""
-        if not self._live or now - self._live[-1].joined >= self._within:
+        if not self._live or now - self._live[-1].joined > self._within:
             self._live.append(_Live.completed_by(incident))
         live = self._live[-1]
-        for opening in self._alone.values():
-            live.join(opening, now, new=True)
-        self._members |= self._alone
-        self._alone = {}
+        for slot, opening in self._alone.items():
+            self._join(live, slot, opening, now)
+        self._alone.clear()
         return live
+
+    def _join(self, live: _Live, slot: int, opening: _Opening, now: float) -> None:
+        known = self._members.get(slot)
+        new = known is None or known.live is not live or known.incident.entity != opening.incident.entity
+        self._members[slot] = opening
+        live.join(opening, now, new=new)
 
     def _stirred(
         self, live: _Live, transition: Transition, more: int, ended: bool, batch: _Batch
@@ -313,13 +316,13 @@ class Outbreaks:
             yield self._tell("reminded", live, row, batch)
 
     def _due(self, first: int, last: int, batch: _Batch) -> Iterator[Transition]:
-        """What time brings from row `first` to row `last`: that members have doubled is told when the last alert is as
-        old as the window; and an outbreak is over when no member has an open incident, and none has opened for as long.
+        """What time brings from row `first` to row `last`: that members have doubled is told when the last alert is
+        older than the window; an outbreak is over when no member has an open incident, and none opened for longer.
         """
         for live in list(self._live):
             has_doubled = live.outbreak.members >= 2 * live.told.members
-            over = last + 1 if live.open else batch.reaches(live.joined + self._within, first)
-            doubled = batch.reaches(live.told_at + self._within, first) if has_doubled else last + 1
+            over = last + 1 if live.open else batch.after(live.joined + self._within, first)
+            doubled = batch.after(live.told_at + self._within, first) if has_doubled else last + 1
             if doubled <= last and doubled < over:
                 yield self._tell("escalated", live, doubled, batch)
             if over <= last:
@@ -358,9 +361,9 @@ class Traits:
         slots, met = visits.slot[rows], rows[visits.fresh[rows]]
         self._inhabited = max(self._inhabited, int(slots.max(initial=-1)) + 1)
         self._fields = {name: self._fields.get(name, _Texts()) for name in (NAME, *columns.texts)}
-        self._fields[NAME].put(visits.slot[met], map(_beginning, columns.entity[met]))
+        self._fields[NAME].put(visits.slot[met], [_beginning(name) for name in columns.entity[met]])
         for name, texts in columns.texts.items():
-            self._fields[name].put(slots, texts[rows])
+            self._fields[name].put(slots, texts[rows].tolist())
 
     def common(self, members: NDArray[np.int64]) -> tuple[Common, ...]:
         """What the entities in these slots have in common and most others have not, the most telling first."""
@@ -370,7 +373,7 @@ class Traits:
         if not len(others):
             return ()
         found = [list(texts.shared(name, members, others)) for name, texts in self._fields.items()]
-        best = [min(shared, key=lambda it: it.likeness) for shared in found if shared]
+        best = [min(shared, key=lambda it: (it.likeness, -len(it.value))) for shared in found if shared]
         return tuple(sorted(best, key=lambda it: it.likeness)[:MOST_COMMON])
 
     def to_state(self) -> dict[str, Any]:
@@ -384,21 +387,24 @@ class Traits:
         traits = cls()
         traits._seen, traits._inhabited = state["seen"].copy(), state["inhabited"]
         for name, (texts, of) in state["fields"].items():
-            traits._fields[name] = _Texts({text: 1 + place for place, text in enumerate(texts)}, of.copy())
+            traits._fields[name] = _Texts({text: number for number, text in enumerate(texts)}, of.copy())
         return traits
 
 
 @dataclass(slots=True)
 class _Texts:
-    """The texts of one field, numbered from 1, and the number that each slot's entity has; 0 for none."""
+    """The texts of one field, numbered, and the number that each slot's entity has; None is a text too."""
 
-    numbers: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str | None, int] = field(default_factory=lambda: {None: 0})
     of: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
-    def put(self, slots: NDArray[np.int64], texts: Iterable[str | None]) -> None:
+    def put(self, slots: NDArray[np.int64], texts: Sequence[str | None]) -> None:
         """The entities in these slots have these texts; of a slot that comes twice, the last."""
         self.of = grown(self.of, int(slots.max(initial=-1)) + 1)
-        self.of[slots] = np.fromiter(map(self._number, texts), np.int32, len(slots))
+        found = np.fromiter(map(self.numbers.get, texts, repeat(-1)), np.int32, len(slots))
+        for place in np.flatnonzero(found < 0).tolist():
+            found[place] = self._number(texts[place])
+        self.of[slots] = found
         if len(self.numbers) > max(FEWEST_TEXTS, 2 * len(self.of)):
             self._forget()
 
@@ -407,33 +413,30 @@ class _Texts:
         known = grown(self.of, int(max(members.max(), others.max())) + 1)
         inside, outside, texts = known[members], known[others], list(self.numbers)
         counts = Counter[str]()
-        for number, count in zip(*np.unique(inside[inside > 0], return_counts=True), strict=True):
-            text = texts[number - 1]
-            for value in _beginnings(text) if name == NAME else [text]:
-                counts[value] += int(count)
+        for number, count in enumerate(np.bincount(inside).tolist()):
+            if count and (text := texts[number]) is not None:
+                counts.update(dict.fromkeys(_beginnings(text) if name == NAME else [text], count))
         for value, count in counts.items():
             if (share := count / len(members)) < SHARED:
                 continue
-            alike = [self.numbers[value]]
-            if name == NAME:
-                alike = [number for text, number in self.numbers.items() if text.startswith(value)]
-            elsewhere = float(np.isin(outside, alike).mean())
+            alike = [number for text, number in self.numbers.items() if text and text.startswith(value)]
+            elsewhere = float(np.isin(outside, alike if name == NAME else self.numbers[value]).mean())
             if share >= LIFT * elsewhere:
                 yield Common(name, f"{value}*" if name == NAME else value, share, elsewhere)
 
     def _number(self, text: str | None) -> int:
-        return self.numbers.setdefault(text, len(self.numbers) + 1) if text and len(text) <= LONGEST_TEXT else 0
+        return 0 if text is None or len(text) > LONGEST_TEXT else self.numbers.setdefault(text, len(self.numbers))
 
     def _forget(self) -> None:
         """Texts that no entity has any more."""
-        texts, kept = list(self.numbers), np.unique(self.of[self.of > 0])
-        self.numbers = {texts[old - 1]: 1 + new for new, old in enumerate(kept.tolist())}
-        self.of = np.where(self.of > 0, np.searchsorted(kept, self.of) + 1, 0).astype(np.int32)
+        texts, kept = list(self.numbers), np.unique(np.append(self.of, 0))
+        self.numbers = {texts[old]: new for new, old in enumerate(kept.tolist())}
+        self.of = np.searchsorted(kept, self.of).astype(np.int32)
 
 
-def _beginning(name: str) -> str:
+def _beginning(name: str) -> str | None:
     """Up to the last separator; `rack7-` of `rack7-m3`."""
-    return name[: 1 + max(map(name.rfind, SEPARATORS))]
+    return name[: 1 + max(map(name.rfind, SEPARATORS))] or None
 
 
 def _beginnings(beginning: str) -> list[str]:
@@ -469,20 +472,24 @@ def _pass(
 ) -> None:
     """The clock, record by record, and the alarms promised in the window, by what was promised in all when each of the
     last `BUCKETS` parts of it began."""
+    now, last_slot, latest, other, behind, passed, total, bucket = clock
+    part, at_start = within / (BUCKETS - 1), starts[int(bucket + 1) % BUCKETS]
     for i in range(len(time)):
-        if slot[i] != clock[SLOT]:
-            clock[SLOT], clock[OTHER] = slot[i], clock[LATEST]
-        clock[LATEST] = time[i]
-        agreed = min(clock[LATEST], clock[OTHER])
-        step = agreed - clock[NOW]
-        clock[BEHIND] = clock[BEHIND] + 1 if step < -within else 0.0
-        if step > 0 or clock[BEHIND] > PATIENCE:
-            if 0 < step < math.inf:
-                clock[ELAPSED] += step
-            clock[NOW], clock[BEHIND] = agreed, 0.0
-            bucket = math.floor(clock[ELAPSED] * (BUCKETS - 1) / within)
-            for begun in range(max(clock[BUCKET], bucket - BUCKETS) + 1, bucket + 1):
-                starts[int(begun) % BUCKETS] = clock[PROMISED]
-            clock[BUCKET] = bucket
-        clock[PROMISED] += promised[i]
-        elapsed[i], expected[i] = clock[ELAPSED], clock[PROMISED] - starts[(int(clock[BUCKET]) + 1) % BUCKETS]
+        if slot[i] != last_slot:
+            last_slot, other = float(slot[i]), latest
+        latest = float(time[i])
+        agreed = min(latest, other)
+        step = agreed - now
+        behind = behind + 1 if step < -within else 0.0
+        if step > 0 or behind > PATIENCE:
+            passed += step if 0 < step < math.inf else 0.0
+            now, behind = agreed, 0.0
+            if passed >= (bucket + 1) * part:
+                bucket = max(bucket, math.floor(passed / part) - BUCKETS)
+                while passed >= (bucket + 1) * part:
+                    bucket += 1
+                    starts[int(bucket) % BUCKETS] = total
+                at_start = starts[int(bucket + 1) % BUCKETS]
+        total += promised[i]
+        elapsed[i], expected[i] = passed, total - at_start
+    clock[:] = now, last_slot, latest, other, behind, passed, total, bucket

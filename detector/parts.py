@@ -69,6 +69,11 @@ class Part(ABC):
         return self.settings.name
 
     @property
+    def usual(self) -> float | str:
+        """In derived units: the median, or the most frequent category."""
+        return self.categories[0] if self.categories else self.centre
+
+    @property
     def width(self) -> int:
         return 1
 

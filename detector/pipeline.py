@@ -6,8 +6,8 @@ records alone, not on where batches end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
 from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
-from detector.alerts import SEVERITIES, Alert, Source, event_time, identifier, severity_rank
-from detector.budget import Allowance
+from consumers.faults import Fault, faults
+from detector.alerts import Alert, severity_rank
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
-from detector.entities import EntityTable, Visits, everybody, segments
+from detector.entities import segments
 from detector.features import fields
-from detector.incidents import Decided, Incidents, Transition
-from detector.level import Levels, Start, concat
-from detector.reasons import Reasoner, Told
-from detector.windows import EntityHistory
+from detector.incidents import Decided
+from detector.level import concat
+from detector.partition import PartitionMemory, Seen, Service
+from detector.reasons import Reasoner
+from detector.relevance import Relevance
+from detector.telling import Teller
 from models.scorer import Scorer
 
 
@@ -51,27 +53,15 @@ class Outcome:
         return len(self.columns) + len(self.dead_letters)
 
 
-class PartitionState(NamedTuple):
-    """Everything a partition remembers from one batch to the next."""
-
-    entities: EntityTable
-    segments: EntityTable
-    history: EntityHistory
-    allowance: Allowance
-    levels: Levels
-    incidents: Incidents
-
-
 class Judged(NamedTuple):
     """Rows (n, window, d) as the models saw them, what each model said in nats (m, n), what was decided, the
-    promised rate (n,), the names of the segments (n,), and what became of incidents."""
+    promised rate (n,), and the names of the segments (n,)."""
 
     x: NDArray[np.float32]
     by_model: NDArray[np.float64]
     decided: Decided
     promised: NDArray[np.float64]
     segment: NDArray[np.object_]
-    transitions: list[Transition]
 
 
 class Pipeline:
@@ -80,191 +70,157 @@ class Pipeline:
     def __init__(self, settings: DetectorSettings, bundle: Bundle, *, partitions: int = 1) -> None:
         self._settings = settings
         self._partitions = partitions
-        self._states: dict[Partition, PartitionState] = {}
+        self._memories: dict[Partition, PartitionMemory] = {}
         self._serve(bundle)
 
     def adopt(self, bundle: Bundle) -> None:
         """Another version takes over: windows are carried into its scale, levels begin where it was calibrated, open
         incidents stay open."""
         self._serve(bundle)
-        for partition, state in self._states.items():
-            state.history.adopt(bundle.encoder)
-            state.levels.adopt(self._start)
-            state.allowance.allot(self._budget, self._share(partition))
+        for partition, memory in self._memories.items():
+            memory.adopt(self._service, self._service.share(partition, self._partitions))
 
     def reset(self) -> None:
         """Forgets all partitions, as after losing the stream; they are assigned anew."""
-        self._states.clear()
+        self._memories.clear()
 
     @property
     def version(self) -> str:
-        return self._bundle.version
+        return self._service.bundle.version
 
     @property
     def open_incidents(self) -> int:
         """Open incidents of all partitions."""
-        return sum(len(state.incidents) for state in self._states.values())
+        return sum(len(memory.incidents) for memory in self._memories.values())
 
     @property
     def entities(self) -> int:
         """Entities remembered."""
-        return sum(len(state.entities) for state in self._states.values())
+        return sum(len(memory.entities) for memory in self._memories.values())
 
     @property
     def evicted(self) -> int:
         """Entities forgotten since the partitions were assigned, because there were more than `window.max_entities`."""
-        return sum(state.entities.evicted for state in self._states.values())
+        return sum(memory.entities.evicted for memory in self._memories.values())
 
-    def process(self, batch: RawBatch) -> Outcome:
-        """Takes a batch through the whole line. The batch must be published before the next one is processed."""
+    def process(self, batch: RawBatch, *, idle_ms: float = 0.0) -> Outcome:
+        """Takes a batch through the whole line; `idle_ms` is how long no record has come, where it is empty. The batch
+        must be published before the next one is processed."""
         for partition in (*batch.revoked, *batch.assigned):
-            self._states.pop(partition, None)
+            self._memories.pop(partition, None)
         columns, letters = self._decoder.decode(batch)
-        return self.judge(columns, batch, letters)
-
-    def judge(self, columns: Columns, batch: RawBatch | None = None, letters: Sequence[DeadLetter] = ()) -> Outcome:
-        """Everything after decoding; `batch` is what the columns and dead letters came from, where there was one."""
-        judged = self._judged(columns)
-        lost = ~np.isfinite(judged.decided.static_nats)
-        letters = [
-            *letters,
-            *(
-                DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number")
-                for row in columns.row[lost].tolist()
-            ),
-        ]
-        alerts = self._alerts(columns, judged)
+        outcome = self.judge(columns, faults(self._schema, batch, letters), idle_ms=idle_ms)
+        letters = [*letters, *outcome.dead_letters]
         topic, max_bytes = self._settings.dead_letter_topic, self._settings.dead_letters.max_bytes
-        dead = (
-            []
-            if batch is None
-            else [dead_letter_message(batch, it, topic=topic, max_bytes=max_bytes) for it in letters]
-        )
+        dead = [dead_letter_message(batch, letter, topic=topic, max_bytes=max_bytes) for letter in letters]
+        return replace(outcome, dead_letters=letters, messages=[*outcome.messages, *dead], positions=batch.positions())
+
+    def judge(
+        self, columns: Columns, faulty: Mapping[Partition, Sequence[Fault]] | None = None, *, idle_ms: float = 0.0
+    ) -> Outcome:
+        """Everything after decoding: of records by partition, in offset order, and of the faulty ones among them."""
+        seen = self._seen(columns, faulty or {})
+        judged = self._judged(columns, seen)
+        scored = np.isfinite(judged.decided.static_nats)
+        unscored = [] if scored.all() else columns.row[~scored].tolist()
+        alerts = [*self._alerts(columns, seen, judged), *self._others(seen, idle_ms)]
         return Outcome(
-            columns=columns.take(~lost) if lost.any() else columns,
-            decided=judged.decided.take(~lost) if lost.any() else judged.decided,
-            promised=judged.promised[~lost],
+            columns=columns.take(scored) if unscored else columns,
+            decided=judged.decided.take(scored) if unscored else judged.decided,
+            promised=judged.promised[scored],
             alerts=alerts,
-            dead_letters=letters,
-            messages=[*(alert.message(self._settings.alerts.topic) for alert in alerts), *dead],
-            positions={} if batch is None else batch.positions(),
+            dead_letters=[DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number") for row in unscored],
+            messages=[alert.message(self._settings.alerts.topic) for alert in alerts],
+            positions={},
             open_incidents=self.open_incidents,
             version=self.version,
         )
 
     def _serve(self, bundle: Bundle) -> None:
         settings = self._settings
-        self._bundle = bundle
-        self._budget = bundle.manifest.data.budget(settings.alerts)
-        self._start = Start.fit(bundle.rows, rate=self._budget.rate, adapt=settings.calibration.level == "online")
-        self._decoder = JsonDecoder(
-            fields(bundle.encoder.features, settings.stream.entity, settings.stream.timestamp, settings.segment)
+        self._service = Service.of(settings, bundle)
+        self._schema = fields(
+            bundle.encoder.features, settings.stream.entity, settings.stream.timestamp, settings.segment
         )
+        self._decoder = JsonDecoder(self._schema)
         self._scorer = Scorer(bundle.models, settings.device)
+        self._relevance = Relevance(bundle.encoder, self._scorer, bundle.calibration)
         self._reasoner = Reasoner(bundle.encoder, self._scorer, bundle.calibration, settings.alerts.max_reasons)
+        self._teller = Teller(settings.name, bundle.version)
 
-    def _share(self, partition: Partition) -> float:
-        return self._budget.share(partition, self._bundle.manifest.data.records_by_partition(), self._partitions)
+    def _memory(self, partition: Partition) -> PartitionMemory:
+        if partition not in self._memories:
+            share = self._service.share(partition, self._partitions)
+            self._memories[partition] = PartitionMemory(self._service, share)
+        return self._memories[partition]
 
-    def _state(self, partition: Partition) -> PartitionState:
-        if partition not in self._states:
-            most = self._settings.window.max_entities
-            self._states[partition] = PartitionState(
-                EntityTable(most),
-                EntityTable(most),
-                EntityHistory(self._bundle.encoder),
-                Allowance(self._budget, self._share(partition)),
-                Levels(self._start),
-                Incidents(self._settings.alerts),
+    def _seen(self, columns: Columns, faulty: Mapping[Partition, Sequence[Fault]]) -> dict[Partition, Seen]:
+        """What is there of each partition: those with records in the order of the columns, then all others."""
+        rows = dict(columns.by_partition())
+        return {
+            partition: self._memory(partition).see(
+                columns.take(rows.get(partition, slice(0, 0))), faulty.get(partition, ())
             )
-        return self._states[partition]
+            for partition in {**rows, **faulty, **self._memories}
+        }
 
-    def _judged(self, columns: Columns) -> Judged:
-        layout, models = self._bundle.encoder.layout, len(self._bundle.models)
-        names = segments(columns, self._settings.calibration.by)
-        parts = [(self._state(partition), rows) for partition, rows in columns.by_partition()]
-        visits = [state.entities.locate(columns.entity[rows]) for state, rows in parts]
+    def _judged(self, columns: Columns, seen: Mapping[Partition, Seen]) -> Judged:
+        bundle = self._service.bundle
         x = np.concatenate(
             [
-                np.empty((0, layout.window, layout.columns), np.float32),
-                *(s.history.windows(columns.take(rows), v) for (s, rows), v in zip(parts, visits, strict=True)),
+                np.empty((0, bundle.encoder.layout.window, bundle.encoder.layout.columns), np.float32),
+                *(part.x for part in seen.values()),
             ]
         )
-        by_model, nats = np.empty((models, 0)), np.empty(0)
+        by_model, nats = np.empty((len(bundle.models), 0)), np.empty(0)
         if len(x):
-            by_model, nats = self._bundle.calibration.nats(self._scorer.score(x))
-        promised = np.concatenate([np.empty(0), *(state.allowance.rates(columns.time[rows]) for state, rows in parts)])
-        levelled = concat(
-            [
-                state.levels.decide(nats[rows], promised[rows], v, self._places(state, names[rows], v), names[rows])
-                for (state, rows), v in zip(parts, visits, strict=True)
-            ]
-        )
+            x, scores = self._relevance.judge(x, self._scorer.score(x))
+            by_model, nats = bundle.calibration.nats(scores)
+        places = _places(seen)
+        answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
+        said = concat([levelled for levelled, _ in answers])
+        promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
         decided = Decided(
             static_nats=nats,
-            nats=levelled.nats,
-            level=levelled.level,
-            static_level=levelled.static_level,
-            alarm=levelled.alarm,
-            elevated=levelled.elevated,
-            drift=levelled.drift,
-            model=np.array([*self._bundle.models], object)[by_model.argmax(axis=0)],
-            rank=severity_rank(levelled.nats, levelled.level),
+            nats=said.nats,
+            level=said.level,
+            static_level=said.static_level,
+            alarm=said.alarm,
+            elevated=said.elevated,
+            drift=said.drift,
+            model=np.array([*bundle.models], object)[by_model.argmax(axis=0)],
+            rank=severity_rank(said.nats, said.level),
         )
+        return Judged(x, by_model, decided, promised, segments(columns, self._settings.calibration.by))
+
+    def _alerts(self, columns: Columns, seen: Mapping[Partition, Seen], judged: Judged) -> list[Alert]:
         transitions = [
-            transition._replace(row=transition.row + rows.start)
-            for (state, rows), v in zip(parts, visits, strict=True)
-            for transition in state.incidents.update(columns.take(rows), decided.take(rows), v)
+            transition._replace(row=transition.row + place.start)
+            for partition, place in _places(seen).items()
+            for transition in self._memory(partition).follow(seen[partition], judged.decided.take(place))
         ]
-        return Judged(x, by_model, decided, promised, names, transitions)
-
-    def _places(self, state: PartitionState, names: NDArray[np.object_], visits: Visits) -> Visits:
-        """Where the segments of the records live."""
-        by = self._settings.calibration.by
-        if by == "entity":
-            return visits
-        return everybody(state.segments, len(names)) if by == "all" else state.segments.locate(names)
-
-    def _alerts(self, columns: Columns, judged: Judged) -> list[Alert]:
-        rows = [transition.row for transition in judged.transitions if transition.kind != "resolved"]
-        chosen = np.array(rows, np.int64)
+        rows = np.array([transition.row for transition in transitions if transition.kind != "resolved"], np.int64)
         told = self._reasoner.reasons(
-            columns.take(chosen), judged.x[chosen], judged.by_model[:, chosen], judged.decided.static_level[chosen]
+            columns.take(rows), judged.x[rows], judged.by_model[:, rows], judged.decided.static_level[rows]
         )
-        reasons = dict(zip(rows, told, strict=True))
+        why = dict(zip(rows.tolist(), told, strict=True))
         return [
-            self._alert(columns, judged, transition, reasons.get(transition.row)) for transition in judged.transitions
+            self._teller.incident(columns, judged.decided, judged.segment, transition, why.get(transition.row))
+            for transition in transitions
         ]
 
-    def _alert(self, columns: Columns, judged: Judged, transition: Transition, told: Told | None) -> Alert:
-        row, kind, incident = transition
-        if kind == "resolved":
-            told = None
-        decided, detector, opened = judged.decided, self._settings.name, event_time(incident.opened)
-        topic, number = columns.partitions[columns.partition[row]]
-        source = Source(topic=topic, partition=number, offset=int(columns.offsets[row]))
-        origin = Source(topic=topic, partition=number, offset=incident.opened_offset)
-        time = event_time(int(columns.time[row]))
-        score, level = incident.peak if kind == "resolved" else float(decided.nats[row]), float(decided.level[row])
-        return Alert(
-            id=identifier(detector, source, time, kind, incident.entity),
-            incident=identifier(detector, origin, opened, "incident", incident.entity),
-            kind=kind,
-            detector=detector,
-            entity=incident.entity,
-            segment=str(judged.segment[row]),
-            time=time,
-            opened=opened,
-            severity=SEVERITIES[incident.rank],
-            p_value=float(np.exp(-score)),
-            static_p_value=float(np.exp(-decided.static_nats[row])),
-            level=float(np.exp(-level)),
-            score=score,
-            threshold=level,
-            records=incident.records,
-            model=incident.peak_model,
-            version=self.version,
-            reasons=told.reasons if told else [],
-            makes_normal=told.makes_normal if told else None,
-            source=source,
-        )
+    def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[Alert]:
+        """Alerts of kinds that likelihood does not tell of."""
+        for partition, part in seen.items():
+            yield from (self._teller.finding(partition, finding) for finding in part.findings)
+            for quiet in self._memory(partition).listen(part, idle_ms):
+                yield self._teller.silence(partition, quiet)
+
+
+def _places(seen: Mapping[Partition, Seen]) -> dict[Partition, slice]:
+    """Which rows of all are a partition's."""
+    ends = np.cumsum([len(part.columns) for part in seen.values()])
+    return {
+        partition: slice(int(end) - len(part.columns), int(end))
+        for (partition, part), end in zip(seen.items(), ends, strict=True)
+    }

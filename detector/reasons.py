@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
-from detector.alerts import Reason
+from detector.alerts import LONGEST_TEXT, Reason
 from detector.calibration import Calibration
 from detector.features import FeatureEncoder, FeatureReason
 from models.scorer import Scorer
 
 NEGLIGIBLE_SHARE = 0.01
 """Where naming features does not bring a record below the level, those with a smaller part are not named."""
-LONGEST_TEXT = 200
-"""Characters of a record's text that an alert repeats: an alert must fit into a message whatever the record holds."""
 
 
 class Told(NamedTuple):

@@ -173,8 +173,8 @@ def follow(
             q += QUANTILE_STEP * ((1.0 if x > 0 else 0.0) - tail)
             at[g, SLOW] += (q - at[g, SLOW]) / LONG_RUN
 
-        # ages of what is beyond the regimes known so far, of the entity's excursion alone and of the calm, in records of
-        # each member
+        # ages of what is beyond the regimes known so far, of the entity's excursion alone and of the calm, in records
+        # of each member
         each = 1.0 / max(1.0, at[g, MEMBERS])
         age, own_age, quiet = at[g, AGE], own[e, OWN_AGE], 0.0 if x > 0 else at[g, QUIET] + each
         aged = _clipped(age + (each if frozen > 0 or u[i] > at[g, KNOWN] else -each), 0.0, 2 * REGIME)

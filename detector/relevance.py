@@ -17,6 +17,9 @@ from models.scorer import Scorer
 
 SURPRISING = math.log(20.0)
 """Nats from which on a record is looked at; what is likelier needs no explanation, and explaining takes time."""
+_PLACES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""Parts of the way from the observed to the expected value that are tried: in a record that is uncommon in other ways
+too, what is expected of one feature is somewhat off."""
 
 
 class Relevance:
@@ -30,30 +33,34 @@ class Relevance:
     def judge(
         self, x: NDArray[np.float32], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Records (n, window, d) and the models' scores of them (m, n) -> both with deviations taken back that do not
-        count.
+        """Records (n, window, d) and the models' scores of them (m, n) -> both with the deviations taken back that do
+        not count, each record's as far as makes it likeliest.
 
-        In a surprising record each such feature is set to what the most surprised model expected; the result stands
-        where it is likelier.
+        What was expected is the most surprised model's word. Each record is judged on its own.
         """
         if not len(self._encoder.restricted):
             return x, scores
         each, nats = self._calibration.nats(scores)
         rows = np.flatnonzero(nats >= SURPRISING)
-        mended = x[rows]
-        mended[:, -1] = self._counting(x[rows], each[:, rows].argmax(axis=0))
-        rows, mended = rows[changed := (mended != x[rows]).any(axis=(1, 2))], mended[changed]
-        after = self._scorer.score(mended)
-        better = self._calibration.nats(after)[1] < nats[rows]
-        x, scores = x.copy(), scores.copy()
-        x[rows[better]], scores[:, rows[better]] = mended[better], after[:, better]
-        return x, scores
+        way = self._way_back(x[rows], each[:, rows].argmax(axis=0))
+        rows, way = rows[way.any(axis=1)], way[way.any(axis=1)]
+        judged, scores, least = x.copy(), scores.copy(), nats[rows]
+        for part in _PLACES if len(rows) else ():
+            trial = x[rows]
+            trial[:, -1] += np.float32(part) * way
+            after = self._scorer.score(trial)
+            nats = self._calibration.nats(after)[1]
+            better = nats < least
+            least[better], judged[rows[better]], scores[:, rows[better]] = nats[better], trial[better], after[:, better]
+        return judged, scores
 
-    def _counting(self, x: NDArray[np.float32], most_surprised: NDArray[np.intp]) -> NDArray[np.float32]:
-        """The records themselves (n, d) without the deviations that do not count."""
-        records = x[:, -1].copy()
+    def _way_back(self, x: NDArray[np.float32], most_surprised: NDArray[np.intp]) -> NDArray[np.float32]:
+        """What leads the columns (n, d) of the records themselves to what was expected, 0 where a deviation counts."""
+        way = np.zeros_like(x[:, -1])
         for number, model in enumerate(self._calibration.scales):
             rows = np.flatnonzero(most_surprised == number)
-            _, expected = self._scorer.explain(model, x[rows])
-            records[rows] = np.where(self._encoder.counts(records[rows], expected), records[rows], expected)
-        return records
+            if len(rows):
+                _, expected = self._scorer.explain(model, x[rows])
+                record = x[rows, -1]
+                way[rows] = np.where(self._encoder.counts(record, expected), 0.0, expected - record)
+        return way

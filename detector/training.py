@@ -18,6 +18,9 @@ from detector.entities import EntityTable, segments
 from detector.errors import SettingsError, TrainingError
 from detector.features import FeatureEncoder
 from detector.level import CalibrationRows, Levels, Start
+from detector.novelty_rules import NoveltyBaseline
+from detector.relevance import Relevance
+from detector.rhythm import READY
 from detector.training_data import TrainingData
 from detector.windows import EntityHistory
 from models.base import FitReport, GenerativeModel, Progress, silent
@@ -26,6 +29,8 @@ from models.scorer import Device, Scorer, resolve_device
 
 VALIDATION_SHARE = 0.1
 """Share of the fitted rows, the newest, that models use for early stopping and choices of size."""
+STEADY, ENDING_SHARE = 0.95, 0.1
+"""Share of the entities that must have reported in that share of the time at the end, for silence to be told."""
 MOST_SEGMENTS = 20
 """Segments whose realised rate a verdict tells."""
 TOLERATED_RATIO = 2.0
@@ -50,7 +55,8 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     x = encode(encoder, columns, settings.window.max_entities)
     models, reports = fit_models(x[fitted], encoder, settings, progress)
 
-    scores = Scorer(models, settings.device).score(x[calibrating])
+    scorer = Scorer(models, settings.device)
+    scores = scorer.score(x[calibrating])
     if not np.isfinite(scores).all():
         broken = [kind for kind, row in zip(models, scores, strict=True) if not np.isfinite(row).all()]
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
@@ -59,13 +65,19 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     window = _window(data, settings, len(fitted))
     budget = window.budget(settings.alerts)
     calibrated = columns.take(calibrating)
+    _, relevant = Relevance(encoder, scorer, calibration).judge(x[calibrating], scores)
     rows = CalibrationRows.of(
-        calibration.nats(scores)[1], calibrated.entity, segments(calibrated, settings.calibration.by)
+        calibration.nats(relevant)[1], calibrated.entity, segments(calibrated, settings.calibration.by)
     )
-    verdict = judge(scores, calibrated, settings, budget).model_copy(
+    verdict = judge(relevant, calibrated, settings, budget).model_copy(
         update={"rate_interval": calibration.interval(budget.rate, seed=settings.training.seed)}
     )
-    warnings = [*too_few_rows(verdict, len(calibrating), settings), *never_quiet(columns, settings.alerts, budget)]
+    novelty = NoveltyBaseline.fit(encoder, columns.take(np.sort(fitted)), columns.take(np.sort(calibrating)))
+    warnings = [
+        *too_few_rows(verdict, len(calibrating), settings),
+        *never_quiet(columns, settings.alerts, budget),
+        *(novelty.warnings(budget.beside) if settings.alerts.novelty else []),
+    ]
 
     records = [
         ModelRecord(kind=kind, arguments=models[kind].arguments, valid_score=report.valid_score, details=report.details)
@@ -81,6 +93,8 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         rate=budget.rate,
         data=window,
         verdict=verdict.model_copy(update={"warnings": warnings}),
+        novelty=novelty,
+        steady=steady(columns),
         models=records,
         layout=encoder.layout.to_json(),
         features=encoder.to_state()[0],
@@ -197,6 +211,16 @@ def never_quiet(columns: Columns, alerts: AlertSettings, budget: Budget) -> list
         f"{alerts.quiet_for:g} s: its incidents will hardly ever resolve. Set alerts.quiet_for to "
         f"{max(1.0, apart_s / 4):.0f}s, or a smaller budget."
     ]
+
+
+def steady(columns: Columns) -> bool:
+    """Whether nearly all entities that reported often reported to the end."""
+    _, entity, count = np.unique(columns.entity, return_inverse=True, return_counts=True)
+    last = np.full(len(count), np.iinfo(np.int64).min)
+    np.maximum.at(last, entity, columns.time)
+    often = count > READY
+    end = columns.time.max() - ENDING_SHARE * (columns.time.max() - columns.time.min())
+    return bool(often.any() and (last[often] >= end).mean() >= STEADY)
 
 
 def _by_segment(names: NDArray[np.object_], alarms: NDArray[np.bool_], rate: float) -> dict[str, float]:

@@ -37,6 +37,7 @@ class EntityHistory:
         values = _stacked(columns, self._names)
         x = self._encoder.encode(columns, self._previous(columns.time, values, visits))
         windows = self._assemble(x, visits)
+        windows[:, :-1, self._encoder.restricted] = 0.0  # or what does not count now would count later, as the past
         last = visits.last()
         slot = visits.slot[last]
         self._values[slot], self._time[slot] = values[last], columns.time[last]

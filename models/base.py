@@ -22,8 +22,8 @@ BlockKind = Literal["numeric", "binary", "categorical"]
 
 
 ORDINARY = 0.95
-"""Share of the training rows that score no higher than what explanations take for normal. Far beyond it they would leave
-too much unexplained; far below it they would replace what only goes with the rest of an uncommon record."""
+"""Share of the training rows that score no higher than what explanations take for normal. A larger one would leave too
+much unexplained; a smaller one would have columns replaced of which only the combination is uncommon."""
 
 _EXPLAINED_AT_ONCE = 64  # rows; each is tried with every column replaced
 

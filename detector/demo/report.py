@@ -35,7 +35,7 @@ def _hits(tally: Tally, interval: Interval) -> bool:
 
 def _spread(intervals: Sequence[Interval]) -> list[Interval]:
     """A few incidents out of all, the clearest ones, in order of time."""
-    clearest = sorted(intervals, key=lambda interval: -interval.alert.score)[:_CLOSE_UPS]
+    clearest = sorted(intervals, key=lambda interval: -(interval.alert.score or 0.0))[:_CLOSE_UPS]
     return sorted(clearest, key=lambda interval: interval.first)
 
 

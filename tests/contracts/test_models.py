@@ -273,6 +273,35 @@ def test_columns_with_the_largest_shares_set_to_what_was_expected_make_a_record_
 
 
 @every_variant
+def test_features_with_the_largest_shares_set_to_what_was_expected_make_a_record_normal(variant: str) -> None:
+    model, normal = fitted(variant, MIXED), mixed_rows(200, 3)
+    x = normal.clone()
+    x[:, :, ZONE] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    x[:, :, 0] += 8.0
+    share, expected = model.explain(x)
+    expected[:, 1].round_()
+    expected[:, ZONE] = torch.nn.functional.one_hot(expected[:, ZONE].argmax(1), 4).float()
+    feature = torch.tensor([0, 1, 2, 2, 2, 2, 3])
+    by_feature = torch.zeros(200, 4).index_add(1, feature, share)
+    named = torch.zeros(200, 4).scatter(1, by_feature.topk(3).indices, 1.0)[:, feature] > 0
+    mended = x.clone()
+    mended[:, -1] = torch.where(named, expected, x[:, -1])
+    assert (by_feature[:, 0] + by_feature[:, 2]).min() > 0.8
+    assert (score(model, mended) <= score(model, normal).quantile(0.99)).float().mean() > 0.9
+
+
+@every_variant
+@pytest.mark.parametrize("layout", TABLES, ids=["numeric", "mixed"])
+def test_an_explanation_does_not_depend_on_the_batch(variant: str, layout: Layout) -> None:
+    model, x = fitted(variant, layout), TABLES[layout](200, 3)
+    x[:, -1, 0] += 7.0
+    whole = model.explain(x)
+    for rows in (slice(0, 0), slice(5, 6), slice(60, 131)):
+        for part, all_ in zip(model.explain(x[rows]), whole, strict=True):
+            torch.testing.assert_close(part, all_[rows], rtol=1e-4, atol=1e-5)
+
+
+@every_variant
 def test_a_category_that_does_not_go_with_the_rest_is_named(variant: str) -> None:
     model = fitted(variant, MIXED)
     x = mixed_rows(400, 3)

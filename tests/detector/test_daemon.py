@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,6 +44,12 @@ class Watcher:
 
     def wait_for_records(self, count: int) -> None:
         self.wait(lambda outcomes: sum(outcome.records for outcome in outcomes) >= count)
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not reached():
+        assert time.monotonic() < deadline, "not reached in time"
 
 
 @contextmanager
@@ -89,8 +96,7 @@ def test_it_learns_from_the_topic_first_and_scores_what_comes_after(folder: Path
     daemon = Daemon(settings(folder, training=ON_START), broker, observers=[watcher.observe])
     with at_work(daemon):
         send(broker, records(600, start=3_000))  # some of them are trained on, if it was not quick
-        while daemon.health.alive().phase != "serving":
-            pass
+        until(lambda: daemon.health.alive().phase == "serving")
         send(broker, records(30, start=3_600))
         watcher.wait(lambda outcomes: bool(outcomes) and outcomes[-1].positions[Partition(TOPIC, 0)].offset == 3_630)
     first = watcher.outcomes[0].columns.offsets[0]
@@ -107,8 +113,7 @@ def test_it_waits_for_a_topic_that_is_not_there_yet(folder: Path, bundle: Bundle
     broker, watcher = MemoryBroker(group="offnominal-machines"), Watcher()
     daemon = Daemon(settings(folder), broker, observers=[watcher.observe])
     with at_work(daemon):
-        while daemon.health.alive().phase != "waiting":
-            pass
+        until(lambda: daemon.health.alive().phase == "waiting")
         assert "machines" in daemon.health.ready().detail
         assert not daemon.health.ready().ok
         broker.create_topics({TOPIC: 1})

@@ -365,3 +365,91 @@ def test_columns_of_a_record_do_not_depend_on_how_memory_is_laid_out() -> None:
     encoder = fit(data, feature("a", transform="log1p"))
     alone = [encoded(encoder, data.take(slice(row, row + 1))) for row in range(len(data))]
     np.testing.assert_array_equal(encoded(encoder, strided), np.concatenate(alone))
+
+
+def test_the_likeliest_record_reports_what_is_told_as_expected() -> None:
+    data, encoder = mixed()
+    d = encoder.layout.columns
+    expected = np.random.default_rng(0).normal(0.4, 0.6, (200, d)).astype(np.float32)
+    likeliest = encoder.likeliest(expected)
+    told = reasons(
+        encoder, data.take(np.zeros(200, np.intp)), likeliest, np.full((200, d), 1 / d, np.float32), expected
+    )
+    by_name: list[dict[str, Any]] = [{part.feature: part.expected for part in parts} for parts in told]
+    reported = columns(
+        {name: [NAN if row[name] is None else row[name] for row in by_name] for name in ("cpu", "ok", "disk")},
+        {"route": [row["route"] for row in by_name]},
+    )
+    numbers = {**reported.numbers, "sent": np.zeros(200)}
+    again = encoded(
+        encoder, Columns(**{name: getattr(reported, name) for name in reported.__slots__} | {"numbers": numbers})
+    )
+    there = [index for index, block in enumerate(_owners(encoder)) if block in ("cpu", "ok", "disk", "route")]
+    np.testing.assert_allclose(again[:, there], likeliest[:, there], atol=1e-5)
+    np.testing.assert_array_equal(encoder.likeliest(likeliest), likeliest)
+    assert {row["disk"] is None for row in by_name} == {True, False}
+
+
+def _owners(encoder: FeatureEncoder) -> list[str]:
+    """The feature of each column."""
+    return [block.feature for block in encoder.layout.blocks for _ in range(block.width)]
+
+
+def test_a_likeliest_time_is_a_minute_of_the_day() -> None:
+    data = columns(time=[0, 3_600_000])
+    encoder = fit(data, feature("hour", "calendar"))
+    near = encoded(encoder, data) * np.float32(0.3) + np.float32(1e-3)
+    np.testing.assert_allclose(encoder.likeliest(near), encoded(encoder, columns(time=[60_000, 3_660_000])), atol=1e-6)
+
+
+def test_chosen_features_are_replaced_with_their_marks_and_others_left() -> None:
+    data, encoder = mixed()
+    x = encoded(encoder, data)
+    other, owners, chosen = x[::-1], np.array(_owners(encoder)), np.zeros((4, 6), np.bool_)
+    chosen[0, [0, 4]] = chosen[1, 2] = True
+    replaced = encoder.replaced(data, x, other, chosen)
+    np.testing.assert_array_equal(replaced[2:], x[2:])
+    for row, names in ((0, ["cpu", "route"]), (1, ["disk"])):
+        np.testing.assert_array_equal(replaced[row], np.where(np.isin(owners, names), other[row], x[row]))
+
+
+def test_a_shared_mark_stays_until_the_last_missing_field_is_replaced() -> None:
+    encoder = fit(columns({"a": [1.0, 2.0], "b": [3.0, 4.0], "c": [5.0, 6.0]}), *map(feature, "abc"))
+    data = columns({"a": [NAN] * 4, "b": [NAN] * 4, "c": [5.0] * 4})
+    x = encoded(encoder, data)
+    chosen = np.array([[False, False, True], [True, False, True], [False, True, False], [True, True, False]])
+    assert encoder.replaced(data, x, np.zeros_like(x), chosen)[:, -1].tolist() == [1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("direction", "minimum", "counting"),
+    [
+        ("both", None, [-30.0, -5.0, 0.0, 5.0, 30.0]),
+        ("up", None, [0.0, 5.0, 30.0]),
+        ("down", None, [-30.0, -5.0, 0.0]),
+        ("both", 6.0, [-30.0, 30.0]),
+        ("up", 5.0, [5.0, 30.0]),
+    ],
+)
+@pytest.mark.parametrize("transform", [None, "log1p"])
+def test_deviations_count_by_direction_and_size_in_the_users_units(
+    direction: Any, minimum: float | None, counting: list[float], transform: Any
+) -> None:
+    settings = FeatureSettings(name="cpu", transform=transform, direction=direction, minimum_deviation=minimum)
+    encoder = fit(columns({"cpu": np.linspace(40.0, 160.0, 500).tolist()}), settings)
+    away = np.array([-30.0, -5.0, 0.0, 5.0, 30.0])
+    observed, expected = (columns({"cpu": (64.0 + by).tolist()}) for by in (away * 1.00001, 0.0 * away))
+    counts = encoder.counts(encoded(encoder, observed), encoded(encoder, expected))
+    assert away[counts[:, 0]].tolist() == counting
+    assert counts[:, 1:].all()
+    assert encoder.restricted.tolist() == ([] if direction == "both" and minimum is None else [0])
+
+
+@pytest.mark.parametrize("transform", [None, "log1p"])
+def test_a_deviation_of_the_minimum_is_told_from_a_smaller_one_where_the_feature_hardly_ever_moves(
+    transform: Any,
+) -> None:
+    settings = FeatureSettings(name="cpu", transform=transform, minimum_deviation=50.0)
+    encoder = fit(columns({"cpu": [100.0] * 500}), settings)
+    x = encoded(encoder, columns({"cpu": [149.9, 150.1, 50.1, 49.9, 1e9, 100.0]}))
+    assert encoder.counts(x, np.zeros_like(x))[:, 0].tolist() == [False, True, False, True, True, False]

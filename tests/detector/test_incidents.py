@@ -134,6 +134,12 @@ def test_an_incident_that_goes_on_is_told_again_after_so_long() -> None:
     assert told(text) == ["0 opened a", "4 escalated a"]
 
 
+def test_the_time_of_a_reminder_is_remembered_from_batch_to_batch() -> None:
+    feed = Feed(alerts(remind_after="6m"))
+    found = [it for text in ("a0! a3+ a6+", "a8+ a11+ a12+") for it in feed.take(rows(text))]
+    assert [(it.row, it.kind) for it in found] == [(0, "opened"), (2, "reminded"), (5, "reminded")]
+
+
 def test_after_an_incident_an_entity_cools_down_before_the_next() -> None:
     text = "a0! a5. a6! a14! a15!"
     assert told(text, cooldown="10m") == ["0 opened a", "1 resolved a", "4 opened a"]
@@ -279,9 +285,17 @@ class OneByOne:
         return kind, entity, seen.opened, seen.records, seen.peak, seen.rank
 
 
-row_strategy = st.builds(
-    Row, st.sampled_from("abcd"), st.integers(0, 40), st.sampled_from("...++!!DC"), st.integers(0, 2)
-)
+def streamed(steps: list[tuple[str, int, str, int]]) -> list[Row]:
+    """Rows of these entities, minutes since the one before, marks and ranks."""
+    minutes = np.cumsum([100, *(step for _, step, _, _ in steps)])[1:].tolist()
+    return [Row(entity, minute, mark, rank) for minute, (entity, _, mark, rank) in zip(minutes, steps, strict=True)]
+
+
+step_strategy = st.sampled_from([0, 1, 1, 1, 2, 3, -2, 15])
+stream_strategy = st.lists(
+    st.tuples(st.sampled_from("aaabcd"), step_strategy, st.sampled_from("..++++!!!DC"), st.sampled_from([0, 0, 1, 2])),
+    max_size=60,
+).map(streamed)
 settings_strategy = st.builds(
     lambda quiet, cooldown, remind, confirm: alerts(
         quiet_for=f"{quiet}m",
@@ -297,7 +311,7 @@ settings_strategy = st.builds(
 
 
 @hypothesis(deadline=None)
-@given(st.lists(row_strategy, max_size=60), st.lists(st.integers(0, 60), max_size=6), settings_strategy, st.data())
+@given(stream_strategy, st.lists(st.integers(0, 60), max_size=6), settings_strategy, st.data())
 def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(
     stream: list[Row], cuts: list[int], settings: AlertSettings, data: st.DataObject
 ) -> None:
@@ -313,7 +327,7 @@ def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(
 
 
 @hypothesis(deadline=None)
-@given(st.lists(row_strategy, max_size=60), st.integers(0, 60), settings_strategy)
+@given(stream_strategy, st.integers(0, 60), settings_strategy)
 def test_what_an_incident_carries_does_not_depend_on_the_split(
     stream: list[Row], cut: int, settings: AlertSettings
 ) -> None:

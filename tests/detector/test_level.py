@@ -10,199 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from scipy.signal import lfilter
 
-from consumers.batch import Columns, Partition
-from detector.calibration import Calibration, ScoreScale
-from detector.config import AlertSettings
-from detector.entities import EntityTable, Visits, everybody
-from detector.incidents import Decided, Incidents
+from detector.calibration import Calibration
+from detector.entities import Visits
 from detector.level import SHRINKAGE, CalibrationRows, Levels, Start, concat
-from detector.recursion import NEW_REGIME, SLOW_CREEP, Levelled, Q
-
-RATE = 0.01
-CALIBRATED = 2_000
-N = 100_000
-Floats = NDArray[np.float64]
-Names = NDArray[np.object_]
+from detector.recursion import NEW_REGIME, Q
+from tests.detector.surprises import CALIBRATED, RATE, Alone, Floats, N, Names, Partitioned, noise, same, told
 
 
-class Partitioned:
-    """The levels of one partition and the tables of its entities and segments."""
-
-    def __init__(self, start: Start, by: str = "entity", max_entities: int = 100) -> None:
-        self.levels = Levels(start)
-        self._by = by
-        self._entities, self._segments = EntityTable(max_entities), EntityTable(max_entities)
-
-    def take(self, nats: Floats, entity: Names, segment: Names, rate: Floats | float = RATE) -> Levelled:
-        visits = self._entities.locate(entity)
-        places = self._places(visits, segment)
-        return self.levels.decide(nats, np.broadcast_to(rate, len(nats)).copy(), visits, places, segment)
-
-    def _places(self, visits: Visits, segment: Names) -> Visits:
-        if self._by == "entity":
-            return visits
-        return everybody(self._segments, len(segment)) if self._by == "all" else self._segments.locate(segment)
-
-
-class Alone:
-    """One entity, calibrated on surprises in nats."""
-
-    def __init__(self, calibration: Floats, *, adapt: bool = True, rate: float = RATE) -> None:
-        rows = CalibrationRows.of(calibration, same(len(calibration)), same(len(calibration)))
-        self._partition = Partitioned(Start.fit(rows, rate=rate, adapt=adapt))
-
-    def take(self, nats: Floats, rate: Floats | float = RATE) -> Levelled:
-        return self._partition.take(nats, same(len(nats)), same(len(nats)), rate)
-
-    @property
-    def q(self) -> float:
-        return float(self._partition.levels.to_arrays()["segments"][0, Q])
-
-
-def same(n: int, name: str = "a") -> Names:
-    return np.full(n, name, object)
-
-
-def noise(n: int, seed: int) -> Floats:
-    """Surprises (n,) of records like those of calibration: exponential."""
-    return np.random.default_rng(seed).exponential(size=n)
-
-
-def beyond(found: Levelled) -> float:
-    return float((found.nats >= found.level).mean())
-
-
-def told(found: Levelled) -> list[int]:
-    return [int(kind) for kind in found.drift if kind]
-
-
-def scores(kind: str, seed: int = 0) -> Floats:
-    """Scores of a stream: stationary for the calibration rows, then as `kind` says."""
-    chance = np.random.default_rng(seed)
-    normal = np.abs(chance.normal(size=CALIBRATED + N))
-    age = np.maximum(0, np.arange(CALIBRATED + N) - CALIBRATED)
-    if kind == "slow tenfold growth":
-        return normal * 10 ** (age / N)
-    if kind == "random walk":
-        walk: Floats = np.cumsum(np.where(age > 0, chance.normal(0, 0.005, len(age)), 0.0))
-        return normal * np.exp(walk)
-    if kind == "steps":
-        return np.where(age // 10_000 % 2 == 1, 4.0, 1.0) * normal
-    assert kind == "autocorrelated"
-    return np.asarray(lfilter([math.sqrt(1 - 0.9**2)], [1, -0.9], chance.normal(size=len(age))), np.float64)
-
-
-def in_nats(raw: Floats) -> tuple[Floats, Floats]:
-    """Surprises of the calibration rows, and of those that follow."""
-    nats = ScoreScale.fit(raw[:CALIBRATED]).nats(raw)
-    return nats[:CALIBRATED], nats[CALIBRATED:]
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_promised_rate_is_kept_closely_where_nothing_changes(seed: int) -> None:
-    alarms = Alone(noise(CALIBRATED, seed)).take(noise(N, 100 + seed)).alarm.mean()
-    assert 0.85 * RATE <= alarms <= 1.2 * RATE
-
-
-@pytest.mark.parametrize("kind", ["slow tenfold growth", "random walk", "steps", "autocorrelated"])
-def test_the_promised_rate_is_kept_while_the_stream_changes(kind: str) -> None:
-    calibration, live = in_nats(scores(kind))
-    assert 0.5 * RATE <= Alone(calibration).take(live).alarm.mean() <= 2 * RATE
-
-
-def test_a_level_that_stays_where_training_put_it_loses_the_rate_of_a_drifting_stream() -> None:
-    calibration, live = in_nats(scores("slow tenfold growth"))
-    assert beyond(Alone(calibration, adapt=False).take(live)) > 3 * RATE
-    assert beyond(Alone(calibration).take(live)) < 2 * RATE
-
-
-def test_the_promise_follows_a_rate_that_changes() -> None:
-    rate = np.where(np.arange(N) // 5_000 % 2 == 1, 0.02, 0.003)
-    alarms = Alone(noise(CALIBRATED, 0)).take(noise(N, 1), rate).alarm
-    assert alarms.sum() == pytest.approx(rate.sum(), rel=0.25)
-    assert alarms[rate > RATE].sum() > 3 * alarms[rate < RATE].sum()
-
-
-def incidents(found: Levelled) -> list[tuple[int, str]]:
-    """Row and kind of what is told of one entity with a record a minute."""
-    n = len(found.nats)
-    columns = Columns(
-        row=np.arange(n),
-        partitions=(Partition("t", 0),),
-        partition=np.zeros(n, np.int32),
-        offsets=np.arange(n),
-        time=np.arange(n) * 60_000,
-        entity=same(n),
-        numbers={},
-        texts={},
-    )
-    decided = Decided(
-        static_nats=found.nats, model=same(n, "gmm"), rank=np.zeros(n, np.int64), **found._asdict()
-    )  # fmt: skip
-    settings = AlertSettings(topic="alerts", quiet_for=600.0)
-    transitions = Incidents(settings).update(columns, decided, EntityTable(1).locate(columns.entity))
-    return [(transition.row, transition.kind) for transition in transitions]
-
-
-def test_an_attack_is_one_incident_and_teaches_the_level_nothing() -> None:
-    moved = []
-    for seed in range(8):
-        stream = Alone(noise(CALIBRATED, seed))
-        before = stream.take(np.append(noise(5_000, 100 + seed), np.full(30, 0.5)))
-        q = stream.q
-        attack = stream.take(np.concatenate([noise(500, 200 + seed) + 8, np.full(30, 0.5)]))
-        assert not told(attack)
-        assert [kind for _, kind in incidents(attack)] == ["opened", "resolved"]
-        assert attack.elevated[:500].mean() > 0.9
-        moved.append((abs(stream.q - q), abs(attack.static_level[-1] - before.static_level[-1])))
-        assert stream.take(noise(5_000, 300 + seed)).alarm.mean() <= 2 * RATE
-    assert (np.median(moved, axis=0) <= 0.5).all()
-
-
-def test_a_lasting_shift_is_told_once_and_then_followed() -> None:
-    for seed in range(4):
-        stream = Alone(noise(CALIBRATED, seed))
-        stream.take(noise(5_000, 100 + seed))
-        assert told(stream.take(noise(2_000, 200 + seed) + 5)) == [NEW_REGIME]
-        after = stream.take(noise(20_000, 300 + seed) + 5)
-        assert not told(after)
-        assert 0.5 * RATE <= after.alarm.mean() <= 2 * RATE
-
-
-def test_a_static_level_tells_a_shift_once_and_does_not_follow() -> None:
-    stream = Alone(noise(CALIBRATED, 0), adapt=False)
-    before = stream.take(noise(5_000, 1))
-    after = stream.take(noise(20_000, 2) + 5)
-    assert told(after) == [NEW_REGIME]
-    assert set(after.static_level.tolist()) == set(before.static_level.tolist())
-    assert beyond(after) > 0.9
-
-
-def test_a_slow_creep_is_told_as_one_and_not_as_a_new_regime() -> None:
-    for seed in range(3):
-        stream = Alone(noise(CALIBRATED, seed))
-        assert not told(stream.take(noise(5_000, 100 + seed)))
-        found = stream.take(noise(15_000, 200 + seed) + 0.0005 * np.arange(15_000))
-        assert set(told(found)) == {SLOW_CREEP}
-        assert 0.5 * RATE <= found.alarm.mean() <= 2 * RATE
-
-
-def test_a_stream_at_rest_is_told_of_no_drift() -> None:
-    assert not told(Alone(noise(CALIBRATED, 0)).take(noise(N, 1)))
-
-
-def test_a_level_far_too_high_comes_down() -> None:
-    stream = Alone(noise(CALIBRATED, 0) + 50)
-    stream.take(noise(1_500, 1))
-    assert 0.5 * RATE <= stream.take(noise(20_000, 2)).alarm.mean() <= 2 * RATE
-
-
-def test_within_an_incident_an_alarm_repeats_only_when_the_excess_has_doubled() -> None:
-    found = Alone(noise(CALIBRATED, 0)).take(np.repeat([0.5, 12.0, 14.0, 40.0], [30, 30, 30, 30]))
-    assert np.flatnonzero(found.alarm).tolist() == [30, 90]
+def test_where_calibration_rows_drift_a_level_begins_where_they_ended() -> None:
+    rows = noise(8_000, 0) + np.linspace(0, 6, 8_000)
+    assert abs(Alone(rows).begin - np.quantile(rows[-500:], 0.95)) < 0.5
+    assert abs(np.quantile(rows, 0.95) - np.quantile(rows[-500:], 0.95)) > 0.5
 
 
 def two_groups(n: int, seed: int) -> tuple[Floats, Names]:
@@ -262,6 +81,7 @@ def test_a_pool_whose_members_all_shift_is_told_of_it_once() -> None:
     pool.take(noise(5_000, 1), entity[:5_000], same(5_000, ""))
     found = pool.take(noise(30_000, 2) + 6, entity, same(30_000, ""))
     assert told(found) == [NEW_REGIME]
+    assert 750 * 5 < np.flatnonzero(found.drift)[0] < 850 * 5  # of each member 800 records
     assert 0.5 * RATE <= found.alarm[10_000:].mean() <= 2 * RATE
 
 
@@ -284,12 +104,6 @@ def test_a_level_of_few_rows_begins_higher_than_the_tail_says() -> None:
     assert level(50) - level(5_000) == pytest.approx(math.log(1 / (0.001 * 50)), abs=1)
 
 
-def test_both_scales_agree_on_what_is_beyond_the_level() -> None:
-    nats = noise(20_000, 1) * np.linspace(1, 3, 20_000)
-    found = Alone(noise(CALIBRATED, 0)).take(nats)
-    np.testing.assert_array_equal(found.nats >= found.level, nats >= found.static_level)
-
-
 def test_another_version_begins_where_its_calibration_put_everybody() -> None:
     def start(offset: float) -> Start:
         return Start.fit(
@@ -301,17 +115,6 @@ def test_another_version_begins_where_its_calibration_put_everybody() -> None:
     old.levels.adopt(start(40))
     expected = new.take(noise(10, 2) + 40, same(10, "b"), same(10, "b")).static_level[0]
     assert old.take(noise(10, 2) + 40, same(10), same(10)).static_level[0] == pytest.approx(expected, abs=0.5)
-
-
-def test_what_is_not_finite_is_passed_over() -> None:
-    nats = noise(3_000, 1) + np.where(np.arange(3_000) // 700 == 2, 6.0, 0.0)
-    rows = np.sort(np.random.default_rng(2).permutation(4_000)[:3_000])
-    mixed = np.resize([np.nan, np.inf, -np.inf], 4_000)
-    mixed[rows] = nats
-    found = Alone(noise(CALIBRATED, 0)).take(mixed)
-    for part, expected in zip(found, Alone(noise(CALIBRATED, 0)).take(nats), strict=True):
-        np.testing.assert_array_equal(part[rows], expected)
-    assert not np.delete(found.alarm, rows).any()
 
 
 def test_an_entity_that_was_forgotten_begins_anew() -> None:

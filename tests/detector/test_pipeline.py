@@ -92,6 +92,9 @@ def test_an_attack_opens_one_incident_that_names_its_features_and_resolves(folde
 
 def test_alert_fields_agree_with_each_other(folder: Path, bundle: Bundle) -> None:
     for alert in processed(folder, bundle, [*records(900, seed=1, odd=ATTACK)]).alerts:
+        assert alert.p_value is not None
+        assert alert.static_p_value is not None
+        assert alert.level is not None
         assert alert.score == pytest.approx(-math.log(alert.p_value))
         assert alert.threshold == pytest.approx(-math.log(alert.level))
         assert alert.segment == alert.entity

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from consumers.batch import Columns, Partition
-from detector.alerts import Reason
+from detector.alerts import LONGEST_TEXT, Reason
 from detector.calibration import Calibration
 from detector.config import FeatureSettings
 from detector.entities import EntityTable
 from detector.features import FeatureEncoder
-from detector.reasons import LONGEST_TEXT, Reasoner, Told
+from detector.reasons import Reasoner, Told
 from detector.windows import EntityHistory
 from models.base import Block, Explanation, FitReport, GenerativeModel, Layout, Progress, silent
 from models.registry import build

@@ -37,7 +37,7 @@ def test_every_setting_is_described_and_stands_in_the_reference(group: type[Base
     lines = [line.strip(" #-") for line in reference().splitlines()]
     for name, info in group.model_fields.items():
         assert info.description, f"{group.__name__}.{name} has no docstring"
-        assert any(line.startswith(f"{name}:") for line in lines)
+        assert any(line.startswith(f"{info.alias or name}:") for line in lines)
 
 
 def test_what_is_commented_out_can_be_used_as_it_is() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detector.entities import EntityTable
-from detector.silence import JUMP, READY, TOPIC, Silences, SilenceWatch
+from detector.rhythm import JUMP
+from detector.silence import READY, TOPIC, Silences, SilenceWatch
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 START = 1_800_000_000_000
@@ -143,6 +144,26 @@ def test_when_most_entities_stop_it_is_told_once_of_all() -> None:
     assert (silence.slot, silence.over) == (TOPIC, False)
     assert 80 <= silence.entities <= 90
     assert silence.lasted_ms < 3 * MINUTE
+
+
+def test_when_the_topic_stops_it_is_told_once_however_uneven_its_entities_are() -> None:
+    rng = np.random.default_rng(5)
+    records = merged(*(rhythmic(MINUTE * np.exp(1.5 * rng.normal(size=100)), f"e{n}") for n in range(200)))
+    partition = Partition()
+    partition.feed(records[: len(records) // 2])
+    found = [each for second in range(0, 7200, 10) for each in partition.idle(second * 1000)]
+    assert [(each.slot, each.over) for each in found] == [(TOPIC, False)]
+
+
+def test_when_most_uneven_entities_stop_the_first_are_told_by_themselves_the_rest_together() -> None:
+    rng = np.random.default_rng(6)
+    stop = START + 150 * MINUTE
+    streams = [rhythmic(MINUTE * rng.exponential(size=400), f"e{n}") for n in range(100)]
+    kept = [[each for each in part if n < 20 or each[1] < stop] for n, part in enumerate(streams)]
+    records = merged(*kept)
+    begun = [each for each in Partition().feed(records) if not each.over and records[each.row][1] >= stop]
+    assert sum(each.slot == TOPIC for each in begun) == 1
+    assert len(begun) < 60
 
 
 def test_during_a_common_silence_another_one_that_stops_is_told_by_itself() -> None:

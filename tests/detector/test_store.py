@@ -17,7 +17,9 @@ from tests.detector.machines import CREATED, settings, trained
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("bundle"), models=[{"type": "gmm", "components": 1}, {"type": "vae", "epochs": 2}])
+    return trained(
+        tmp_path_factory.mktemp("bundle"), models=[{"type": "gmm", "components": 1}, {"type": "vae", "epochs": 2}]
+    )
 
 
 @pytest.fixture
