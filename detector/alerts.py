@@ -64,6 +64,16 @@ class Source(_Part):
     offset: int
 
 
+class Shared(_Part):
+    """What members of an outbreak have in common."""
+
+    field: str
+    """Path of the field; empty for the beginning of the name."""
+    value: str
+    share: float
+    elsewhere: float
+
+
 class Alert(_Part):
     """Something was noticed, or is over."""
 
@@ -119,6 +129,10 @@ class Alert(_Part):
     """Whether setting the features of `reasons` to what was expected would bring the record below the level."""
     members: int | None = None
     """Entities concerned, where they are many; the entity is empty then."""
+    entities: list[str] = []
+    """The first of them, where the alert is about an outbreak."""
+    common: list[Shared] = []
+    """What they have in common and others have not, the most telling first."""
     source: Source
     """The record that caused this alert; of a silence the last one before it."""
 

@@ -38,6 +38,8 @@ NEAR_MS, NEAR = 3_600_000.0, 10.0
 move it: its own clock may be wrong."""
 GAP = 10
 """So many of them in a row ahead, and there was a gap; as many behind as a usual day has, and the clock was wrong."""
+STEP = 0.01
+"""Traffic must have changed by this share for the rate to follow: a rate that stays is cheaper."""
 TRAFFIC_RANGE = 100.0
 """Traffic beyond so many times what training saw, or below that part of it, is taken for that."""
 
@@ -85,7 +87,8 @@ class Allowance:
     """The rate promised at each record of one partition. Depends on the records alone, not on where batches end."""
 
     def __init__(self, budget: Budget, share: float) -> None:
-        self._state = np.array([math.inf, share * budget.records_per_day, math.inf])
+        usual = share * budget.records_per_day
+        self._state = np.array([math.inf, usual, math.inf, usual])
         self.allot(budget, share)
 
     def allot(self, budget: Budget, share: float) -> None:
@@ -107,11 +110,11 @@ class Allowance:
 def _divide(
     time: NDArray[np.int64], state: NDArray[np.float64], daily: float, usual: float, rates: NDArray[np.float64]
 ) -> None:
-    """Traffic as an exponentially decaying count. `state` is the clock (ms), the records a day, and how many records in
-    a row were far from the clock."""
+    """Traffic as an exponentially decaying count. `state` is the clock (ms), the records a day, how many records in a
+    row were far from the clock, and the records a day that the rate goes by, which follow in steps of `STEP`."""
     near, longest = max(NEAR_MS, NEAR * DAY_MS / usual), max(DAY_MS, NEAR * DAY_MS / usual)
     least, most = usual / TRAFFIC_RANGE, usual * TRAFFIC_RANGE
-    clock, traffic, far = state
+    clock, traffic, far, told = state
     for i in range(len(time)):
         ahead = time[i] - clock
         far = far + 1 if abs(ahead) > near else 0.0
@@ -119,5 +122,6 @@ def _divide(
         step = min(max(ahead, 0.0), longest) if wrong or far == 0 else 0.0
         clock, far = (float(time[i]), 0.0) if wrong else (clock + step, far)
         traffic = min(max(traffic * math.exp(-step / MEMORY_MS) + DAY_MS / MEMORY_MS, least), most)
-        rates[i] = daily / traffic
-    state[0], state[1], state[2] = clock, traffic, far
+        told = traffic if abs(traffic - told) > STEP * told else told
+        rates[i] = daily / told
+    state[0], state[1], state[2], state[3] = clock, traffic, far, told

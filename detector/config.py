@@ -227,6 +227,15 @@ class ConfirmSettings(Settings):
         return self
 
 
+class TogetherSettings(Settings):
+    """When incidents of many entities are told as one."""
+
+    entities: int = Field(default=5, ge=2)
+    """Fewest entities of a partition that open incidents together;"""
+    within: Duration = 120.0
+    """they do within so long, and are more than the promised rate explains."""
+
+
 class AlertSettings(Settings):
     """The budget, and what becomes of records beyond it."""
 
@@ -242,6 +251,8 @@ class AlertSettings(Settings):
     """An incident is resolved when its entity has reported for so long without crossing the level."""
     cooldown: Duration | None = None
     """After an incident was resolved, its entity opens no other for so long."""
+    together: TogetherSettings = TogetherSettings()
+    """When incidents of many entities are told as one."""
     remind_after: Duration | None = None
     """While an incident goes on, it is told again after so long."""
     mute: list[Mute] = []

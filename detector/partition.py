@@ -12,7 +12,7 @@ from consumers.batch import Columns, Partition
 from consumers.faults import Fault
 from detector.budget import Allowance, Budget
 from detector.bundle import Bundle
-from detector.config import DetectorSettings
+from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, Visits, everybody, grown, segments
 from detector.incidents import Decided, Incidents, Transition
 from detector.lapses import Moment
@@ -20,6 +20,7 @@ from detector.level import Levels, Start
 from detector.mute import MuteCalendar, hush
 from detector.novelty import Finding, Novelty
 from detector.novelty_rules import NoveltyRules
+from detector.outbreaks import Outbreaks
 from detector.recursion import Levelled
 from detector.rhythm import TOPIC
 from detector.silence import Silences, SilenceWatch
@@ -86,6 +87,7 @@ class PartitionMemory:
         self._allowance = Allowance(service.budget, share)
         self._levels = Levels(service.start)
         self.incidents = Incidents(service.settings.alerts)
+        self.outbreaks = _outbreaks(service.settings.alerts)
         self._novelty = Novelty(service.rules)
         self._silence = SilenceWatch()
         self._last_offset = np.zeros(0, np.int64)
@@ -131,9 +133,10 @@ class PartitionMemory:
             hush(self._service.mute.muted(columns.time), visits, levelled, self._hushed)
         return levelled, rates
 
-    def follow(self, seen: Seen, decided: Decided) -> list[Transition]:
-        """What the records did to incidents."""
-        return self.incidents.update(seen.columns, decided, seen.visits)
+    def follow(self, seen: Seen, decided: Decided, promised: NDArray[np.float64]) -> list[Transition]:
+        """What is told of what the records did to incidents, with the rates (n,) that were promised."""
+        found = self.incidents.update(seen.columns, decided, seen.visits)
+        return self.outbreaks.update(seen.columns, found, promised, seen.visits)
 
     def listen(self, seen: Seen, idle_ms: float) -> list[Quiet]:
         """Entities that fell silent or are heard again; `idle_ms` is how long no record has come, if none did now."""
@@ -178,3 +181,12 @@ class PartitionMemory:
 
     def _muted(self, *times: int) -> bool:
         return bool(self._service.mute) and bool(self._service.mute.muted(np.array(times, np.int64)).any())
+
+
+def _outbreaks(alerts: AlertSettings) -> Outbreaks:
+    return Outbreaks(
+        entities=alerts.together.entities,
+        within_ms=round(alerts.together.within * 1000),
+        quiet_ms=round(alerts.quiet_for * 1000),
+        remind_ms=None if alerts.remind_after is None else round(alerts.remind_after * 1000),
+    )

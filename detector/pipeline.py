@@ -26,7 +26,7 @@ from detector.level import concat
 from detector.partition import PartitionMemory, Seen, Service
 from detector.reasons import Reasoner
 from detector.relevance import Relevance
-from detector.telling import Teller
+from detector.telling import Teller, is_of_its_record
 from models.scorer import Scorer
 
 
@@ -197,9 +197,11 @@ class Pipeline:
         transitions = [
             transition._replace(row=transition.row + place.start)
             for partition, place in _places(seen).items()
-            for transition in self._memory(partition).follow(seen[partition], judged.decided.take(place))
+            for transition in self._memory(partition).follow(
+                seen[partition], judged.decided.take(place), judged.promised[place]
+            )
         ]
-        rows = np.array([transition.row for transition in transitions if transition.kind != "resolved"], np.int64)
+        rows = np.array([transition.row for transition in transitions if is_of_its_record(transition)], np.int64)
         told = self._reasoner.reasons(
             columns.take(rows), judged.x[rows], judged.by_model[:, rows], judged.decided.static_level[rows]
         )

@@ -8,11 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition
-from detector.alerts import LONGEST_TEXT, SEVERITIES, Alert, AlertKind, Reason, Severity, Source, event_time, identifier
+from detector.alerts import (
+    LONGEST_TEXT,
+    SEVERITIES,
+    Alert,
+    AlertKind,
+    Reason,
+    Severity,
+    Shared,
+    Source,
+    event_time,
+    identifier,
+)
 from detector.incidents import Decided, Transition
 from detector.lapses import Moment
 from detector.novelty import Finding
 from detector.novelty_rules import NoveltyKind
+from detector.outbreaks import Outbreak
 from detector.partition import Quiet
 from detector.reasons import Told
 
@@ -38,15 +50,18 @@ class Teller(NamedTuple):
         partition, time = columns.partitions[columns.partition[row]], int(columns.time[row])
         source = _source(partition, int(columns.offsets[row]))
         origin = _source(partition, incident.opened_offset)
-        ending = kind == "resolved"
-        score, level = incident.peak if ending else float(decided.nats[row]), float(decided.level[row])
+        outbreak = incident if isinstance(incident, Outbreak) else None
+        whose = incident.entity if outbreak is None else f"outbreak {incident.opened_offset}"
+        told = told if is_of_its_record(transition) else None
+        peak = kind == "resolved" or outbreak is not None
+        score, level = incident.peak if peak else float(decided.nats[row]), float(decided.level[row])
         return Alert(
-            id=identifier(self.detector, source, event_time(time), kind, incident.entity),
-            incident=identifier(self.detector, origin, event_time(incident.opened), "incident", incident.entity),
+            id=identifier(self.detector, source, event_time(time), kind, whose),
+            incident=identifier(self.detector, origin, event_time(incident.opened), "incident", whose),
             kind=kind,
             detector=self.detector,
             entity=incident.entity,
-            segment=str(segment[row]),
+            segment="" if outbreak else str(segment[row]),
             time=event_time(time),
             opened=event_time(incident.opened),
             severity=SEVERITIES[incident.rank],
@@ -58,8 +73,11 @@ class Teller(NamedTuple):
             records=incident.records,
             model=incident.peak_model,
             version=self.version,
-            reasons=[] if ending or told is None else told.reasons,
-            makes_normal=None if ending or told is None else told.makes_normal,
+            reasons=[] if told is None else told.reasons,
+            makes_normal=None if told is None else told.makes_normal,
+            members=None if outbreak is None else outbreak.members,
+            entities=[] if outbreak is None else list(outbreak.names),
+            common=[] if outbreak is None else [Shared(**it._asdict()) for it in outbreak.common],
             source=source,
         )
 
@@ -133,6 +151,13 @@ class Teller(NamedTuple):
             members=members,
             source=source,
         )
+
+
+def is_of_its_record(transition: Transition) -> bool:
+    """Whether the record itself says why: not where time ended something, nor of an outbreak after its beginning."""
+    return transition.kind == "opened" or not (
+        transition.kind == "resolved" or isinstance(transition.incident, Outbreak)
+    )
 
 
 def _source(partition: Partition, offset: int) -> Source:
