@@ -119,8 +119,8 @@ def _page(
     figures = (
         (f"{summary['events_found']} of {summary['events']}", "labelled events found"),
         (
-            f"{summary['realised_rate']:.2%}",
-            f"of normal records raised an alarm; promised {summary['promised_rate']:.2%}",
+            f"{summary['false_alarms_per_day']:g} a day",
+            f"false alarms; promised {summary['promised_per_day']} a day",
         ),
         (f"{summary['incidents']}", "incidents opened"),
         (f"{summary['scored']:,}", "records scored"),

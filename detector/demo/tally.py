@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from consumers.batch import RawBatch
 from detector.alerts import ENDING, Alert
+from detector.budget import DAY_MS
 from detector.demo.recording import START_MS, STEP_MS, Recording
 from detector.pipeline import Outcome
 
@@ -97,6 +98,12 @@ class Tally:
         """Which rows were scored and carry no label."""
         normal: NDArray[np.bool_] = np.isfinite(self.nats) & (self.recording.labels == 0)
         return normal
+
+    def false_alarms_per_day(self) -> float:
+        """Incidents opened outside labelled events, a day of the recording that was scored and is unlabelled."""
+        normal = self.normal()
+        opened = sum(bool(normal[interval.first]) for interval in self.intervals())
+        return opened / max(1.0, float(normal.sum()) * STEP_MS / DAY_MS)
 
     def promised_rate(self) -> float:
         """Alarms promised, as a share of scored records."""

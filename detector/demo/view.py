@@ -45,8 +45,8 @@ def _figures(tally: Tally, settings: DetectorSettings, total: int) -> Table:
         f"scored [bold]{scored:,}[/] of {total:,}", f"[bold]{speed:,.0f}[/] records/s", f"lag [bold]{tally.lag:,}[/]"
     )
     table.add_row(
-        f"alarms promised [bold]{tally.promised_rate():.2%}[/]",
-        f"raised [bold]{tally.alarm.sum() / max(1, scored):.2%}[/] of records",
+        f"budget [bold]{settings.alerts.false_alarms}[/]",
+        f"false alarms [bold]{tally.false_alarms_per_day():.1f}[/] a day",
         f"[bold]{opened}[/] incidents",
     )
     table.add_row(
