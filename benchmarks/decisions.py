@@ -2,9 +2,9 @@
 
     python -m benchmarks.decisions [--json FILE]
 
-A batch of 16,384 records with eight numeric features, a Gaussian mixture of eight components, one entity and 10,000, one
-thread; medians of `REPEATS` interleaved runs, in nanoseconds a record. `share` is what the budget, the level and the
-incidents take of the time that scoring takes; the figures that follow it are for the rest of what is decided.
+A batch of 16,384 records with eight numeric features, a Gaussian mixture of eight components, one entity and 10,000,
+one thread; medians of `REPEATS` interleaved runs, in nanoseconds a record. `share` is what the budget, the level and
+the incidents take of the time that scoring takes; the figures that follow it are for the rest of what is decided.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from consumers.batch import Columns, Partition
-from detector.alerts import severity_rank
 from detector.budget import Allowance
 from detector.entities import EntityTable
-from detector.incidents import Decided, Incidents
+from detector.incidents import Incidents
 from detector.level import Levels
 from detector.loading import parse
 from detector.novelty import Novelty
-from detector.partition import Service
+from detector.partition import Service, decision
 from detector.silence import SilenceWatch
 from detector.training import train
 from detector.training_data import TrainingData
@@ -93,17 +92,7 @@ def stages_of(entities: int) -> dict[str, Callable[[], Any]]:
     rates = allowance.rates(batch.time)
     said = levels.decide(nats, rates, visits, visits, batch.entity)
     visits = table.locate(batch.entity)
-    decided = Decided(
-        static_nats=nats,
-        nats=said.nats,
-        level=said.level,
-        static_level=said.static_level,
-        alarm=said.alarm,
-        elevated=said.elevated,
-        drift=said.drift,
-        model=np.full(BATCH, "gmm", object),
-        rank=severity_rank(said.nats, said.level),
-    )
+    decided = decision(nats, said, np.full(BATCH, "gmm", object))
     beside = np.full(BATCH, service.budget.beside)
     return {
         "score": lambda: scorer.score(x),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition
 from consumers.faults import Fault
+from detector.alerts import severity_rank
 from detector.budget import Allowance, Budget
 from detector.bundle import Bundle
+from detector.compiled import compiled
 from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, Visits, everybody, grown, segments
 from detector.incidents import Decided, Incidents, Transition
@@ -93,6 +95,7 @@ class PartitionMemory:
         self._last_offset = np.zeros(0, np.int64)
         self._silent: dict[int, tuple[str, Moment]] = {}
         self._hushed = np.zeros(0, np.bool_)
+        self._reach: dict[str, NDArray[np.int64]] = {}
 
     def adopt(self, service: Service, share: float) -> None:
         """Another version takes over: windows are carried into its scale, levels begin where it was calibrated, what is
@@ -105,17 +108,13 @@ class PartitionMemory:
 
     def see(self, columns: Columns, faults: Sequence[Fault]) -> Seen:
         """Takes in decoded records, and the faulty ones among them. What was told to be gone surprises nobody more."""
-        encoder, alerts = self._service.bundle.encoder, self._service.settings.alerts
         visits = self.entities.locate(columns.entity) if len(columns) else everybody(self.entities, 0)
         x = self._history.windows(columns, visits)
-        if not alerts.novelty:
+        if not self._service.settings.alerts.novelty:
             return Seen(columns, visits, x, [])
         found = self._novelty.update(columns, x[:, -1], faults)
-        for field, rows in found.gone.items():
-            if field in {feature.name for feature in encoder.features}:
-                x[rows] = encoder.excused(x[rows], field)
-        told = [it for it in found.findings if not self._muted(it.at.time, it.opened.time)]
-        return Seen(columns, visits, x, told)
+        self._excuse(x, visits, found.gone)
+        return Seen(columns, visits, x, [it for it in found.findings if not self._muted(it.opened.time)])
 
     def decide(self, seen: Seen, nats: NDArray[np.float64]) -> tuple[Levelled, NDArray[np.float64]]:
         """What the level says of −ln p (n,), with the rates (n,) that were promised. Nothing is beyond it in mutes."""
@@ -155,6 +154,18 @@ class PartitionMemory:
         self._last_offset[visits.slot[last]] = columns.offsets[last]
         return quiet
 
+    def _excuse(self, x: NDArray[np.float32], visits: Visits, gone: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Takes fields that were told to be gone out of the windows x (n, window, d), as long as these reach back to a
+        record that lacks one: its return would surprise as its loss did, once an entity."""
+        encoder = self._service.bundle.encoder
+        for field in {feature.name for feature in encoder.features} & (gone.keys() | self._reach.keys()):
+            reach = grown(self._reach.get(field, np.zeros(0, np.int64)), int(visits.slot.max(initial=-1)) + 1)
+            rows = gone.get(field, np.zeros(len(x), np.bool_)).copy()
+            _reaching(visits, encoder.window, reach, rows)
+            x[rows] = encoder.excused(x[rows], field)
+            self._reach[field] = reach
+        self._reach = {field: reach for field, reach in self._reach.items() if reach.any()}
+
     def _quiet(self, found: Silences, seen: Seen) -> Iterator[Quiet]:
         for row, slot, last, since_ms, lasted_ms, entities, over in zip(
             *(part.tolist() for part in found), strict=True
@@ -183,6 +194,16 @@ class PartitionMemory:
         return bool(self._service.mute) and bool(self._service.mute.muted(np.array(times, np.int64)).any())
 
 
+@compiled
+def _reaching(visits: Visits, window: int, reach: NDArray[np.int64], rows: NDArray[np.bool_]) -> None:
+    """Adds to some rows (n,) those whose windows hold one of them. `reach` remembers, by slot, how many more do."""
+    for i in range(len(rows)):
+        slot = visits.slot[i]
+        left = 0 if visits.fresh[i] else reach[slot]
+        reach[slot] = window - 1 if rows[i] else max(0, left - 1)
+        rows[i] = rows[i] or left > 0
+
+
 def _outbreaks(alerts: AlertSettings) -> Outbreaks:
     return Outbreaks(
         entities=alerts.together.entities,
@@ -190,3 +211,8 @@ def _outbreaks(alerts: AlertSettings) -> Outbreaks:
         quiet_ms=round(alerts.quiet_for * 1000),
         remind_ms=None if alerts.remind_after is None else round(alerts.remind_after * 1000),
     )
+
+
+def decision(nats: NDArray[np.float64], said: Levelled, model: NDArray[np.object_]) -> Decided:
+    """All that was decided of n records, out of −ln p (n,), what the level said, and the most surprised models (n,)."""
+    return Decided(static_nats=nats, model=model, rank=severity_rank(said.nats, said.level), **said._asdict())

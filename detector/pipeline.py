@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
 from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
 from consumers.faults import Fault, faults
-from detector.alerts import Alert, severity_rank
+from detector.alerts import Alert
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.entities import segments
 from detector.features import fields
 from detector.incidents import Decided
 from detector.level import concat
-from detector.partition import PartitionMemory, Seen, Service
+from detector.partition import PartitionMemory, Seen, Service, decision
 from detector.reasons import Reasoner
 from detector.relevance import Relevance
 from detector.telling import Teller, is_of_its_record
@@ -180,17 +180,8 @@ class Pipeline:
         answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
         said = concat([levelled for levelled, _ in answers])
         promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
-        decided = Decided(
-            static_nats=nats,
-            nats=said.nats,
-            level=said.level,
-            static_level=said.static_level,
-            alarm=said.alarm,
-            elevated=said.elevated,
-            drift=said.drift,
-            model=np.array([*bundle.models], object)[by_model.argmax(axis=0)],
-            rank=severity_rank(said.nats, said.level),
-        )
+        models = np.array([*bundle.models], object)[by_model.argmax(axis=0)]
+        decided = decision(nats, said, models)
         return Judged(x, by_model, decided, promised, segments(columns, self._settings.calibration.by))
 
     def _alerts(self, columns: Columns, seen: Mapping[Partition, Seen], judged: Judged) -> list[Alert]:

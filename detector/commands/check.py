@@ -18,6 +18,7 @@ from detector.commands.terminal import connect, print_json
 from detector.config import DetectorSettings
 from detector.errors import OffnominalError, SettingsError
 from detector.loading import load
+from detector.mute import MuteCalendar
 from detector.store import Store
 from detector.training import require_device
 
@@ -68,6 +69,7 @@ def checks(config: Path) -> Iterator[Check]:
         else:
             yield Check(name, None, "not looked at: the broker is not reached")
     yield _attempt("store", partial(_writable, settings), "Mend store.url, or the rights on it.")
+    yield _attempt("mutes", partial(_mutes, settings), "Mend alerts.mute.")
     yield _attempt("device", partial(_device, settings), "Set device: auto.")
     yield _attempt("model", partial(_model, settings), "Run `offnominal train`, or set training.on_start: true.")
 
@@ -106,6 +108,11 @@ def _writable(settings: DetectorSettings) -> str:
     store = Store(settings.store.url, settings.name)
     store.check_writable()
     return f"{store.url} can be written"
+
+
+def _mutes(settings: DetectorSettings) -> str:
+    MuteCalendar.from_settings(settings.alerts.mute)
+    return f"{len(settings.alerts.mute) or 'none'} to keep"
 
 
 def _device(settings: DetectorSettings) -> str:

@@ -44,9 +44,11 @@ def print_alert(alert: Alert, *, as_json: bool) -> None:
         return
     console = Console(highlight=False, soft_wrap=True)
     colour = "green" if alert.kind == "resolved" else SEVERITY_COLOURS[alert.severity]
+    whom = shown(alert.entity or "-") + (f" ({alert.members} entities)" if alert.members else "")
+    likely = "" if alert.p_value is None else f"p {alert.p_value:.1e} (level {alert.level:g}) "
     console.print(
-        f"{alert.time:%Y-%m-%d %H:%M:%S} [{colour}]{alert.kind:8} {alert.severity:8}[/] {shown(alert.entity or '-')} "
-        f"p {alert.p_value:.1e} (level {alert.level:g}) [dim]{alert.incident[:8]}[/]"
+        f"{alert.time:%Y-%m-%d %H:%M:%S} [{colour}]{alert.kind:8} {alert.severity:8}[/] {whom} "
+        f"{likely}[dim]{alert.incident[:8]}[/]"
     )
     for reason in alert.reasons:
         console.print(
