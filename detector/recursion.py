@@ -45,6 +45,8 @@ LIFT = 3.0
 """Least nats by which a repeated alarm must exceed the one before."""
 FADE = 30.0
 """A lift fades over 1/FADE of the records between two promised alarms."""
+LONGEST_FADE = 128.0
+"""Or over so many records where that is sooner: however rare alarms are to be, an attack like the last one is told."""
 ALLOWANCE = 5.0
 """Nats beyond the level from which an alarm is hardly chance: it is not held against the level, as long as such alarms
 are no more than promised."""
@@ -186,7 +188,7 @@ def follow(
         elif at[g, MEMBERS] > 1 and own_age < REGIME <= own_aged:
             found.drift[i] = NEW_REGIME
         if own_s <= 0:
-            is_open, lift = 0.0, lift * (1 - min(1.0, FADE * rate[i]))
+            is_open, lift = 0.0, lift * (1 - min(1.0, max(FADE * rate[i], 1 / LONGEST_FADE)))
 
         at[g, Q], at[g, M], at[g, OFFSET], at[g, S], at[g, FROZEN] = q, m, offset, s, frozen
         at[g, AGE], at[g, QUIET], own[e, OWN_AGE] = aged, quiet, own_aged

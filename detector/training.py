@@ -46,6 +46,8 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     require_device(settings.device)
     columns = data.columns
     fitted, calibrating = split_by_time(columns.time, settings.training.calibration_share)
+    if settings.segment and not any(map(bool, segments(columns, settings.segment).tolist())):
+        raise TrainingError(f"calibration.by: none of {len(columns)} records has the field '{settings.segment}'.")
     encoder = FeatureEncoder.fit(
         columns.take(np.sort(fitted)),
         data.features,

@@ -243,3 +243,35 @@ def test_an_alert_fits_into_a_message_whatever_the_record_holds(folder: Path) ->
     outcome = pipeline.process(batch_of([*named(records(3), "x" * 900_000)]))
     assert "state" in {reason.feature for reason in outcome.alerts[0].reasons}
     assert all(len(message.value or b"") < 10_000 for message in outcome.messages)
+
+
+GONE = {number: {"cpu": None} for number in range(300, 420)}
+
+
+def test_the_return_of_a_field_that_was_gone_surprises_no_more_than_its_absence(folder: Path, bundle: Bundle) -> None:
+    outcome = processed(folder, bundle, [*records(600, odd=GONE)])
+    (lost,) = (alert for alert in outcome.alerts if alert.kind == "field_missing")
+    (back,) = (alert for alert in outcome.alerts if alert.kind == "resolved" and alert.incident == lost.incident)
+    assert back.source.offset >= 420
+    nats, at = outcome.decided.static_nats, outcome.columns.offsets
+    without = nats[(lost.source.offset <= at) & (at < 420)]
+    assert nats[(at >= 420) & (at < 423)].max() < without.max()
+
+
+@pytest.mark.parametrize("size", [1, 7, 420])
+def test_a_field_that_is_gone_is_forgiven_alike_wherever_batches_end(folder: Path, bundle: Bundle, size: int) -> None:
+    batch = batch_of([*records(600, odd=GONE)])
+    whole, pipeline = Pipeline(settings(folder), bundle).process(batch), Pipeline(settings(folder), bundle)
+    parts = [pipeline.process(cut(batch, start, start + size)) for start in range(0, 600, size)]
+    assert sorted(alert.id for part in parts for alert in part.alerts) == sorted(alert.id for alert in whole.alerts)
+    nats = np.concatenate([part.decided.static_nats for part in parts])
+    np.testing.assert_allclose(nats, whole.decided.static_nats, rtol=1e-3, atol=1e-3)
+
+
+def test_what_was_told_before_a_mute_is_resolved_within_it(folder: Path, bundle: Bundle) -> None:
+    muted = settings(
+        folder, alerts={"topic": ALERTS, "rate": 0.01, "mute": [{"days": ["thu"], "from": "02:00", "to": "03:00"}]}
+    )
+    outcome = Pipeline(muted, bundle).process(batch_of([*records(600, odd=GONE)]))
+    kinds = [alert.kind for alert in outcome.alerts if alert.entity == ""]
+    assert kinds == ["field_missing", "resolved"]

@@ -199,3 +199,12 @@ def test_what_is_not_finite_is_passed_over() -> None:
     for name, expected in Alone(noise(CALIBRATED, 0)).take(nats)._asdict().items():
         np.testing.assert_array_equal(getattr(found, name)[rows], expected)
     assert not np.delete(found.alarm, rows).any()
+
+
+def test_an_attack_like_the_last_one_is_told_again_however_rare_alarms_are_to_be() -> None:
+    rate = 1e-5
+    nats = np.minimum(noise(3_000, 7), 4.0)
+    for onset in (1_000, 1_400, 2_200):
+        nats[onset : onset + 10] = 40.0
+    found = Alone(noise(CALIBRATED, 0), rate=rate).take(nats, rate)
+    assert {1_000, 1_400, 2_200} <= set(np.flatnonzero(found.alarm).tolist())

@@ -10,7 +10,7 @@ from consumers.batch import Columns, Partition
 from detector.budget import Budget
 from detector.bundle import Verdict
 from detector.config import DetectorSettings
-from detector.errors import NotEnoughRows
+from detector.errors import NotEnoughRows, TrainingError
 from detector.training import judge, split_by_time, train
 from detector.training_data import TrainingData, gather
 from tests.detector.machines import CREATED, START_MS, TOPIC, broker_with, records, settings
@@ -141,3 +141,9 @@ def test_a_quiet_time_that_chance_will_break_is_warned_of(tmp_path: Path, quiet_
         "An entity raises an alarm by chance every 5.99e+03 s or so"
     ] * warned
     assert verdict.sound
+
+
+def test_levels_by_a_field_that_no_record_has_are_refused(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, calibration={"by": "rack"})
+    with pytest.raises(TrainingError, match="calibration.by: none of 1000 records has the field 'rack'"):
+        train(gathered(chosen, records(1_000)), chosen, created=CREATED)
