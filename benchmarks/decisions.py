@@ -84,7 +84,7 @@ def stages_of(entities: int) -> dict[str, Callable[[], Any]]:
     service, batch = Service.of(settings, bundle), columns(TRAINING, BATCH, entities)
     table, scorer = EntityTable(settings.window.max_entities), Scorer(bundle.models, "cpu")
     visits = table.locate(batch.entity)
-    x = EntityHistory(bundle.encoder).windows(batch, visits)
+    x, late = EntityHistory(bundle.encoder, settings.window.late_for).windows(batch, visits)
     scores = scorer.score(x)
     _, nats = bundle.calibration.nats(scores)
     allowance, levels, incidents = Allowance(service.budget, 1.0), Levels(service.start), Incidents(settings.alerts)
@@ -99,7 +99,7 @@ def stages_of(entities: int) -> dict[str, Callable[[], Any]]:
         "p_values": lambda: bundle.calibration.nats(scores),
         "budget": lambda: allowance.rates(batch.time),
         "level": lambda: levels.decide(nats, rates, visits, visits, batch.entity),
-        "incidents": lambda: incidents.update(batch, decided, visits),
+        "incidents": lambda: incidents.update(batch, decided, visits, late),
         "novelties": lambda: novelty.update(batch, x[:, -1]),
         "silences": lambda: silence.observe(visits.slot, visits.fresh, batch.time, beside),
     }

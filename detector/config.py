@@ -122,6 +122,9 @@ class WindowSettings(Settings):
     """Records of one entity that are scored together: the newest and length - 1 before it."""
     max_entities: int = Field(default=100_000, ge=1)
     """Entities remembered per partition; beyond it the one not seen for longest is forgotten."""
+    late_for: Duration = 600.0
+    """A record up to so much behind its entity's newest is put in its place; one farther behind is taken as a clock set
+    back."""
 
 
 class GaussianMixtureSettings(Settings):

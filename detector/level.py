@@ -165,7 +165,8 @@ def concat(parts: Sequence[Levelled]) -> Levelled:
 
 def _nothing(n: int) -> Levelled:
     never = np.zeros(n, np.bool_)
-    return Levelled(np.zeros(n), np.zeros(n), np.zeros(n), never, never.copy(), np.zeros(n, np.uint8))
+    unknown = np.full(n, np.nan)
+    return Levelled(np.zeros(n), np.zeros(n), np.zeros(n), unknown, never, never.copy(), np.zeros(n, np.uint8))
 
 
 def _blank(segments: int, entities: int) -> Memory:

@@ -152,7 +152,7 @@ class Outbreaks:
         alarms (n,) promised at each record. Returns what is told, in row order."""
         elapsed, expected = np.empty(len(columns)), np.empty(len(columns))
         _pass(columns.time, visits.slot, promised, self._within, self._clock, self._starts, elapsed, expected)
-        openings = np.array([row for row, kind, _ in transitions if kind == "opened"], np.int64)
+        openings = np.array([row for row, kind, *_ in transitions if kind == "opened"], np.int64)
         batch = _Batch(columns, visits, elapsed, expected, self._traits.lessons(visits, openings))
         told, row = list[Transition](), 0
         for transition in transitions:
@@ -193,7 +193,7 @@ class Outbreaks:
 
     def _follow(self, transition: Transition, batch: _Batch) -> Iterator[Transition]:
         """What is told of a transition of one entity: itself, its outbreak, both, or nothing."""
-        row, kind, incident = transition
+        row, kind, incident, _ = transition
         slot, now = int(batch.visits.slot[row]), float(batch.elapsed[row])
         if kind == "opened":
             yield from self._opened(transition, slot, now, batch)
@@ -211,7 +211,7 @@ class Outbreaks:
 
     def _opened(self, transition: Transition, slot: int, now: float, batch: _Batch) -> Iterator[Transition]:
         """Itself where chance explains it, and where it joins an outbreak the beginning of that, or a rise."""
-        row, _, incident = transition
+        row, _, incident, _ = transition
         known = self._members.get(slot)
         live = known.live if known is not None and known.incident.entity == incident.entity else None
         if live is None or now - live.stirred > self._hold:
@@ -261,7 +261,7 @@ class Outbreaks:
         self, live: _Live, transition: Transition, more: int, ended: bool, batch: _Batch
     ) -> Iterator[Transition]:
         """What a member's transition tells of the outbreak."""
-        row, kind, incident = transition
+        row, kind, incident, _ = transition
         now = float(batch.elapsed[row])
         live.open -= ended
         live.drifted |= kind == "drift"

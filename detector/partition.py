@@ -26,7 +26,7 @@ from detector.outbreaks import Outbreaks
 from detector.recursion import Levelled
 from detector.rhythm import TOPIC
 from detector.silence import Silences, SilenceWatch
-from detector.windows import EntityHistory
+from detector.windows import EntityHistory, Late
 
 
 class Service(NamedTuple):
@@ -59,12 +59,13 @@ class Service(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Records of one partition on their way: where their entities live, what a model sees of them (n, window, d), and
-    the novelties among them."""
+    """Records of one partition on their way: where their entities live, what a model sees of them (n, window, d), what
+    is late, and the novelties among them."""
 
     columns: Columns
     visits: Visits
     x: NDArray[np.float32]
+    late: Late
     findings: list[Finding]
 
 
@@ -85,7 +86,7 @@ class PartitionMemory:
         most = service.settings.window.max_entities
         self._service = service
         self.entities, self._segments = EntityTable(most), EntityTable(most)
-        self._history = EntityHistory(service.bundle.encoder)
+        self._history = EntityHistory(service.bundle.encoder, service.settings.window.late_for)
         self._allowance = Allowance(service.budget, share)
         self._levels = Levels(service.start)
         self.incidents = Incidents(service.settings.alerts)
@@ -109,12 +110,12 @@ class PartitionMemory:
     def see(self, columns: Columns, faults: Sequence[Fault]) -> Seen:
         """Takes in decoded records, and the faulty ones among them. What was told to be gone surprises nobody more."""
         visits = self.entities.locate(columns.entity) if len(columns) else everybody(self.entities, 0)
-        x = self._history.windows(columns, visits)
+        x, late = self._history.windows(columns, visits)
         if not self._service.settings.alerts.novelty:
-            return Seen(columns, visits, x, [])
+            return Seen(columns, visits, x, late, [])
         found = self._novelty.update(columns, x[:, -1], faults)
         self._excuse(x, visits, found.gone)
-        return Seen(columns, visits, x, [it for it in found.findings if not self._muted(it.opened.time)])
+        return Seen(columns, visits, x, late, [it for it in found.findings if not self._muted(it.opened.time)])
 
     def decide(self, seen: Seen, nats: NDArray[np.float64]) -> tuple[Levelled, NDArray[np.float64]]:
         """What the level says of −ln p (n,), with the rates (n,) that were promised. Nothing is beyond it in mutes."""
@@ -134,7 +135,7 @@ class PartitionMemory:
 
     def follow(self, seen: Seen, decided: Decided, promised: NDArray[np.float64]) -> list[Transition]:
         """What is told of what the records did to incidents, with the rates (n,) that were promised."""
-        found = self.incidents.update(seen.columns, decided, seen.visits)
+        found = self.incidents.update(seen.columns, decided, seen.visits, seen.late)
         return self.outbreaks.update(seen.columns, found, promised, seen.visits)
 
     def listen(self, seen: Seen, idle_ms: float) -> list[Quiet]:

@@ -21,7 +21,8 @@ from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.entities import segments
 from detector.features import fields
-from detector.incidents import Decided
+from detector.incidents import Decided, Transition
+from detector.late import judged_again, told_again
 from detector.level import concat
 from detector.partition import PartitionMemory, Seen, Service, decision
 from detector.reasons import Reasoner
@@ -172,17 +173,25 @@ class Pipeline:
                 *(part.x for part in seen.values()),
             ]
         )
-        by_model, nats = np.empty((len(bundle.models), 0)), np.empty(0)
-        if len(x):
-            x, scores = self._relevance.judge(x, self._scorer.score(x))
-            by_model, nats = bundle.calibration.nats(scores)
+        x, by_model, nats = self._scored(x)
         places = _places(seen)
         answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
         said = concat([levelled for levelled, _ in answers])
         promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
-        models = np.array([*bundle.models], object)[by_model.argmax(axis=0)]
-        decided = decision(nats, said, models)
+        decided = decision(nats, said, self._most_surprised(by_model))
         return Judged(x, by_model, decided, promised, segments(columns, self._settings.calibration.by))
+
+    def _scored(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+        """Rows (n, window, d) as far as they count, what each model says of them (m, n), and what all together (n,)."""
+        if not len(x):
+            return x, np.empty((len(self._service.bundle.models), 0)), np.empty(0)
+        x, scores = self._relevance.judge(x, self._scorer.score(x))
+        return x, *self._service.bundle.calibration.nats(scores)
+
+    def _most_surprised(self, by_model: NDArray[np.float64]) -> NDArray[np.object_]:
+        """The name (n,) of the model that said most of what they all said (m, n)."""
+        names: NDArray[np.object_] = np.array([*self._service.bundle.models], object)[by_model.argmax(axis=0)]
+        return names
 
     def _alerts(self, columns: Columns, seen: Mapping[Partition, Seen], judged: Judged) -> list[Alert]:
         transitions = [
@@ -192,15 +201,32 @@ class Pipeline:
                 seen[partition], judged.decided.take(place), judged.promised[place]
             )
         ]
-        rows = np.array([transition.row for transition in transitions if is_of_its_record(transition)], np.int64)
+        alerts = [*self._told(columns, judged, [(it.row, it) for it in transitions if not it.again])]
+        if amended := [it for it in transitions if it.again]:
+            columns, judged = self._again(columns, judged, amended)
+            rows = np.flatnonzero(np.isfinite(judged.decided.nats)).tolist()
+            alerts += self._told(columns, judged, [(row, amended[row]) for row in rows])
+        return [alert for _, alert in sorted(alerts, key=lambda told: told[0])]
+
+    def _told(
+        self, columns: Columns, judged: Judged, transitions: Sequence[tuple[int, Transition]]
+    ) -> Iterator[tuple[int, Alert]]:
+        """Alerts of transitions, each given with the row to tell of, behind the row at which it came about."""
+        rows = np.array([row for row, transition in transitions if is_of_its_record(transition)], np.int64)
         told = self._reasoner.reasons(
             columns.take(rows), judged.x[rows], judged.by_model[:, rows], judged.decided.static_level[rows]
         )
         why = dict(zip(rows.tolist(), told, strict=True))
-        return [
-            self._teller.incident(columns, judged.decided, judged.segment, transition, why.get(transition.row))
-            for transition in transitions
-        ]
+        for row, it in transitions:
+            yield it.row, self._teller.incident(columns, judged.decided, judged.segment, row, it, why.get(row))
+
+    def _again(self, columns: Columns, judged: Judged, amended: Sequence[Transition]) -> tuple[Columns, Judged]:
+        """The records that are told of again, scored as they are now."""
+        causes, again = np.array([it.row for it in amended], np.int64), [it.again for it in amended if it.again]
+        x, by_model, nats = self._scored(np.stack([it.x for it in again]))
+        decided = judged_again(judged.decided.take(causes), nats, self._most_surprised(by_model))
+        rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes])
+        return told_again(columns.take(causes), again), rescored
 
     def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[Alert]:
         """Alerts of kinds that likelihood does not tell of."""

@@ -83,6 +83,8 @@ class Levelled(NamedTuple):
     """From how many of them on the record is an alarm."""
     static_level: NDArray[np.float64]
     """The same on the scale of −ln p as it came in."""
+    scale: NDArray[np.float64]
+    """m: how many nats as they came in are one as recalibrated; NaN where the record was passed over."""
     alarm: NDArray[np.bool_]
     elevated: NDArray[np.bool_]
     """Whether the record is beyond the level within an excursion."""
@@ -142,7 +144,7 @@ def follow(
         excess = v - level
         alarm = excess > lift if adapt else excess >= -_ROUNDING
         found.nats[i], found.level[i], found.alarm[i] = max(0.0, v), level, alarm
-        found.static_level[i] = q + m * (level - base)
+        found.static_level[i], found.scale[i] = q + m * (level - base), m
 
         # excursions: of the segment, whose onset is gone back to, and of the entity
         s, own_s = _clipped(s + step, 0.0, EXCURSION), _clipped(own_s + step, 0.0, EXCURSION)

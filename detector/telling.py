@@ -42,11 +42,13 @@ class Teller(NamedTuple):
         columns: Columns,
         decided: Decided,
         segment: NDArray[np.object_],
+        row: int,
         transition: Transition,
         told: Told | None,
     ) -> Alert:
-        """Of what a record did to an incident; `told` says why."""
-        row, kind, incident = transition
+        """Of what a record did to an incident, by the `row` that it tells of; `told` says why."""
+        _, kind, incident, again = transition
+        what = f"{kind} {again.cause}" if again else kind
         partition, time = columns.partitions[columns.partition[row]], int(columns.time[row])
         source = _source(partition, int(columns.offsets[row]))
         origin = _source(partition, incident.opened_offset)
@@ -56,8 +58,8 @@ class Teller(NamedTuple):
         peak = kind == "resolved" or outbreak is not None
         score, level = incident.peak if peak else float(decided.nats[row]), float(decided.level[row])
         return Alert(
-            id=identifier(self.detector, source, event_time(time), kind, whose),
-            incident=identifier(self.detector, origin, event_time(incident.opened), "incident", whose),
+            id=identifier(self.detector, source, event_time(time), what, whose),
+            incident=identifier(self.detector, origin, event_time(incident.first), "incident", whose),
             kind=kind,
             detector=self.detector,
             entity=incident.entity,

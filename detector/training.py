@@ -13,7 +13,7 @@ from consumers.batch import Columns
 from detector.budget import Budget
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
 from detector.calibration import Calibration, rows_needed
-from detector.config import AlertSettings, DetectorSettings
+from detector.config import AlertSettings, DetectorSettings, WindowSettings
 from detector.entities import EntityTable, segments
 from detector.errors import SettingsError, TrainingError
 from detector.features import FeatureEncoder
@@ -54,7 +54,7 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         window=settings.window.length,
         time_zone=settings.training.timezone,
     )
-    x = encode(encoder, columns, settings.window.max_entities)
+    x = encode(encoder, columns, settings.window)
     models, reports = fit_models(x[fitted], encoder, settings, progress)
 
     scorer = Scorer(models, settings.device)
@@ -77,7 +77,7 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
     novelty = NoveltyBaseline.fit(encoder, columns.take(np.sort(fitted)), columns.take(np.sort(calibrating)))
     warnings = [
         *too_few_rows(verdict, len(calibrating), settings),
-        *never_quiet(columns, settings.alerts, budget),
+        *unfit_quiet(columns, settings.alerts, budget),
         *(novelty.warnings(budget.beside) if settings.alerts.novelty else []),
     ]
 
@@ -120,14 +120,16 @@ def split_by_time(time: NDArray[np.int64], share: float) -> tuple[NDArray[np.int
     return order[:cut], order[cut:]
 
 
-def encode(encoder: FeatureEncoder, columns: Columns, max_entities: int) -> NDArray[np.float32]:
+def encode(encoder: FeatureEncoder, columns: Columns, window: WindowSettings) -> NDArray[np.float32]:
     """What a model sees of each row, (n, window, d): each partition goes through a history of its own, as it does in
     service.
     """
     parts = [columns.take(rows) for _, rows in columns.by_partition()]
-    return np.concatenate(
-        [EntityHistory(encoder).windows(part, EntityTable(max_entities).locate(part.entity)) for part in parts]
-    )
+    found = [
+        EntityHistory(encoder, window.late_for).windows(part, EntityTable(window.max_entities).locate(part.entity))
+        for part in parts
+    ]
+    return np.concatenate([x for x, _ in found])
 
 
 def fit_models(
@@ -199,13 +201,18 @@ def too_few_rows(verdict: Verdict, rows: int, settings: DetectorSettings) -> lis
     ]
 
 
-def never_quiet(columns: Columns, alerts: AlertSettings, budget: Budget) -> list[str]:
-    """A warning where entities report so often that chance alone raises an alarm about every `quiet_for`.
-
-    An incident would then hardly ever resolve, and hide the next one of its entity unless that is more severe.
+def unfit_quiet(columns: Columns, alerts: AlertSettings, budget: Budget) -> list[str]:
+    """A warning where entities report so seldom that every record ends an incident, or so often that chance alone
+    raises an alarm about every `quiet_for`: an incident would then hardly ever resolve, and hide the next one of its
+    entity unless that is more severe.
     """
     span_s = (int(columns.time.max()) - int(columns.time.min())) / 1000
     per_entity = len(columns) / len(set(columns.entity.tolist()))
+    if (interval_s := span_s / per_entity) >= alerts.quiet_for:
+        return [
+            f"An entity reports every {interval_s:.3g} s or so, and alerts.quiet_for is {alerts.quiet_for:g} s: its "
+            f"incidents are over at its next record. Set alerts.quiet_for to {3 * interval_s:.0f}s or more."
+        ]
     if span_s <= 0 or (apart_s := span_s / (budget.rate * per_entity)) >= 2 * alerts.quiet_for:
         return []
     return [

@@ -51,7 +51,7 @@ def fit(data: Columns, *features: FeatureSettings, time_zone: str = "UTC") -> Fe
 
 
 def encoded(encoder: FeatureEncoder, data: Columns) -> NDArray[np.float32]:
-    return EntityHistory(encoder).windows(data, EntityTable(100).locate(data.entity))[:, -1]
+    return EntityHistory(encoder, late_for=600.0).windows(data, EntityTable(100).locate(data.entity))[0][:, -1]
 
 
 def reasons(

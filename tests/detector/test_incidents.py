@@ -17,6 +17,7 @@ from detector.config import AlertSettings
 from detector.entities import EntityTable
 from detector.incidents import Decided, Incidents, Transition
 from detector.recursion import NEW_REGIME, SLOW_CREEP
+from detector.windows import Late
 
 MINUTE = 60_000
 
@@ -55,7 +56,8 @@ class Feed:
             return []
         start, self._seen = self._seen, self._seen + len(batch)
         columns = columns_of(batch, start)
-        found = self.incidents.update(columns, decided(batch, start), self._table.locate(columns.entity))
+        visits = self._table.locate(columns.entity)
+        found = self.incidents.update(columns, decided(batch, start), visits, Late.none(len(batch)))
         return [transition._replace(row=transition.row + start) for transition in found]
 
 
@@ -83,6 +85,7 @@ def decided(batch: Sequence[Row], start: int) -> Decided:
         nats=nats,
         level=np.full(len(batch), 5.0),
         static_level=np.full(len(batch), 5.0),
+        scale=np.ones(len(batch)),
         alarm=marks == "!",
         elevated=elevated,
         drift=np.select([marks == "D", marks == "C"], [NEW_REGIME, SLOW_CREEP]).astype(np.uint8),

@@ -132,7 +132,7 @@ def test_nothing_comes_of_no_records() -> None:
     stream = Partitioned(Start.fit(CalibrationRows.of(noise(100, 0), same(100), same(100)), rate=RATE))
     nobody = Visits(np.zeros(0, np.int64), np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0, np.bool_))
     found = stream.levels.decide(np.zeros(0), np.zeros(0), nobody, nobody, same(0))
-    assert [len(part) for part in (*found, *concat([]))] == [0] * 12
+    assert [len(part) for part in (*found, *concat([]))] == [0] * 14
 
 
 def test_calibration_rows_survive_being_taken_apart() -> None:

@@ -104,6 +104,7 @@ def _holds_array(state: Any) -> bool:
 def opened(row: Row, offset: int) -> Incident:
     return Incident(
         entity=row.entity,
+        first=row.time,
         opened=row.time,
         opened_offset=offset,
         last_elevated=row.time,

@@ -46,7 +46,7 @@ class Detector(NamedTuple):
     calibration: Calibration
 
     def windows(self, columns: Columns) -> NDArray[np.float32]:
-        return EntityHistory(self.encoder).windows(columns, EntityTable(10).locate(columns.entity))
+        return EntityHistory(self.encoder, late_for=600.0).windows(columns, EntityTable(10).locate(columns.entity))[0]
 
     def nats(self, columns: Columns) -> NDArray[np.float64]:
         return self.calibration.nats(self.scorer.score(self.windows(columns)))[1]
@@ -138,7 +138,7 @@ def encoded(window: int) -> tuple[FeatureEncoder, NDArray[np.float32]]:
     """Features fitted on two thirds of 6,000 records, and all of these as models see them."""
     columns = normal(6_000, seed=1)
     encoder = FeatureEncoder.fit(columns.take(slice(0, 4_000)), FEATURES, window=window)
-    return encoder, EntityHistory(encoder).windows(columns, EntityTable(10).locate(columns.entity))
+    return encoder, EntityHistory(encoder, late_for=600.0).windows(columns, EntityTable(10).locate(columns.entity))[0]
 
 
 @cache

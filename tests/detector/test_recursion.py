@@ -12,6 +12,7 @@ from detector.config import AlertSettings
 from detector.entities import EntityTable
 from detector.incidents import Decided, Incidents
 from detector.recursion import NEW_REGIME, SLOW_CREEP, Levelled
+from detector.windows import Late
 from tests.detector.surprises import CALIBRATED, RATE, Alone, Floats, N, noise, same, told
 
 
@@ -91,7 +92,7 @@ def incidents(found: Levelled) -> list[tuple[int, str]]:
         static_nats=found.nats, model=same(n, "gmm"), rank=np.zeros(n, np.int64), **found._asdict()
     )  # fmt: skip
     settings = AlertSettings(topic="alerts", quiet_for=600.0)
-    transitions = Incidents(settings).update(columns, decided, EntityTable(1).locate(columns.entity))
+    transitions = Incidents(settings).update(columns, decided, EntityTable(1).locate(columns.entity), Late.none(n))
     return [(transition.row, transition.kind) for transition in transitions]
 
 

@@ -86,7 +86,7 @@ class Detector(NamedTuple):
 
 
 def windows(encoder: FeatureEncoder, columns: Columns) -> NDArray[np.float32]:
-    x = EntityHistory(encoder).windows(columns, EntityTable(10).locate(columns.entity))
+    x, _ = EntityHistory(encoder, late_for=600.0).windows(columns, EntityTable(10).locate(columns.entity))
     x[:, :-1, encoder.restricted] = 0.0
     return x
 

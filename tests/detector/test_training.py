@@ -145,5 +145,11 @@ def test_a_quiet_time_that_chance_will_break_is_warned_of(tmp_path: Path, quiet_
 
 def test_levels_by_a_field_that_no_record_has_are_refused(tmp_path: Path) -> None:
     chosen = settings(tmp_path, calibration={"by": "rack"})
-    with pytest.raises(TrainingError, match="calibration.by: none of 1000 records has the field 'rack'"):
+    with pytest.raises(TrainingError, match=r"calibration\.by: none of 1000 records has the field 'rack'"):
         train(gathered(chosen, records(1_000)), chosen, created=CREATED)
+
+
+def test_a_quiet_time_that_the_next_record_is_beyond_is_warned_of(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "rate": 0.01, "quiet_for": "30s"})
+    (warning,) = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict.warnings
+    assert "Set alerts.quiet_for to 180s or more" in warning
