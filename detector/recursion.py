@@ -60,8 +60,9 @@ LONG_RUN = 2048.0
 """Records over which the average of q runs that tells a slow creep from a step: it has kept up with a creep."""
 CALM = 512.0
 """Records without any exceedance after which q is set anew: it lies too high."""
-RING = 128
-"""Records kept to set q and m anew from."""
+RING, EVERY = 128, 4
+"""Records kept to set q and m anew from, one in EVERY of the last RING · EVERY: as many as CALM, fewer than REGIME.
+Writing is what costs here, where many segments take turns."""
 
 _ROUNDING = 1e-9
 """Nats by which a p-value that equals a fixed level may be beyond it, by rounding."""
@@ -134,7 +135,8 @@ def follow(
             last_rate, promise = rate[i], -math.log(rate[i])
         q, m, offset, s, was_frozen = at[g, Q], at[g, M], at[g, OFFSET], at[g, S], at[g, FROZEN]
         own_s, out, is_open, lift = own[e, OWN_S], own[e, OUT], own[e, OPEN], own[e, LIFTED]
-        rings[g, int(at[g, SEEN]) % RING] = u[i]
+        if int(at[g, SEEN]) % EVERY == 0:
+            rings[g, int(at[g, SEEN]) // EVERY % RING] = u[i]
         at[g, SEEN] += 1
         if s <= 0 and was_frozen == 0:
             at[g, Q0], at[g, M0], at[g, OFFSET0] = q, m, offset
@@ -226,7 +228,7 @@ def _within(before: float, statistic: float) -> float:
 @compiled
 def _set_anew(at: NDArray[np.float64], g: int, rings: NDArray[np.float32], tail: float) -> None:
     """q and m out of the last records alone, at rest, with a level no higher than the promise asks."""
-    recent = np.sort(rings[g, : min(RING, int(at[g, SEEN]))])
+    recent = np.sort(rings[g, : min(RING, 1 + (int(at[g, SEEN]) - 1) // EVERY)])
     place = math.ceil((1 - tail) * len(recent)) - 1
     at[g, Q] = recent[place]
     above = recent[place + 1 :]
