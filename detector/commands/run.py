@@ -46,11 +46,12 @@ def print_alerts_of_a_dry_run(settings: DetectorSettings) -> None:
         raise TrainingError(f"The store {store.url} holds no version of '{settings.name}'. Run `offnominal train`.")
     bundle = store.load(champion)
     bundle.require_fit(settings)
-    pipeline = Pipeline(settings, bundle)
+    broker = connect(settings)
+    pipeline = Pipeline(settings, bundle, partitions=sum(broker.partitions(settings.stream.topics).values()) or 1)
     window = Window() if settings.kafka.start == "earliest" else Window(records=0)
     stopping = threading.Event()
     with stopped_by_signals(stopping.set):
-        for batch in connect(settings).read(settings.stream.topics, window, follow=True):
+        for batch in broker.read(settings.stream.topics, window, follow=True):
             outcome = pipeline.process(batch)
             for alert in outcome.alerts:
                 print_alert(alert, as_json=not sys.stdout.isatty())
