@@ -105,3 +105,12 @@ def test_a_grown_array_keeps_what_it_held_and_doubles_at_least() -> None:
     assert larger[:3].tolist() == array.tolist()
     assert not larger[3:].any()
     assert len(grown(array, 50)) == 50
+
+
+def test_the_owner_of_a_slot_is_who_had_it_before_the_records_located_last() -> None:
+    table = EntityTable(2)
+    located(table, "ab")
+    located(table, "cd")
+    assert [table.owner(0), table.owner(1)] == ["a", "b"]
+    located(table, "c")
+    assert [table.owner(0), table.owner(1)] == ["c", "d"]

@@ -275,3 +275,31 @@ def test_what_was_told_before_a_mute_is_resolved_within_it(folder: Path, bundle:
     outcome = Pipeline(muted, bundle).process(batch_of([*records(600, odd=GONE)]))
     kinds = [alert.kind for alert in outcome.alerts if alert.entity == ""]
     assert kinds == ["field_missing", "resolved"]
+
+
+def test_a_machine_that_stops_is_told_once_and_again_when_it_returns(folder: Path, bundle: Bundle) -> None:
+    values = [value for number, value in enumerate(records(1_200, seed=6)) if number % 3 or not 600 <= number < 900]
+    alerts = [a for a in processed(folder, bundle, [*values]).alerts if a.entity == "m0" and a.p_value is None]
+    assert [alert.kind for alert in alerts] == ["silence", "resolved"]
+    silence, resolved = alerts
+    assert silence.incident == resolved.incident
+    assert silence.opened.timestamp() * 1000 == START_MS + 199 * 60_000
+    assert silence.opened < silence.time < resolved.time
+
+
+def test_a_stream_that_stops_is_told_once_though_no_record_comes(folder: Path, bundle: Bundle) -> None:
+    pipeline, batch = Pipeline(settings(folder), bundle), batch_of([*records(600, seed=6)])
+    pipeline.process(batch)
+    empty = cut(batch, 0, 0)
+    told = [alert for idle in (60_000, 3_600_000, 7_200_000) for alert in pipeline.process(empty, idle_ms=idle).alerts]
+    assert [(alert.kind, alert.entity, alert.members) for alert in told] == [("silence", "", 3)]
+
+
+def test_an_attack_that_outlasts_a_mute_is_opened_at_its_end(folder: Path, bundle: Bundle) -> None:
+    attack = {number: {"cpu": 5.0, "load": 10.0} for number in range(390, 600, 3)}  # m0, from 02:10 to 03:19
+    mute = [{"days": ["thu"], "from": "02:00", "to": "03:00"}]
+    muted = settings(folder, alerts={"topic": ALERTS, "rate": 0.01, "mute": mute})
+    outcome = Pipeline(muted, bundle).process(batch_of([*records(700, seed=6, odd=attack)]))
+    assert not outcome.decided.elevated[360:540].any()
+    (opened,) = [a for a in outcome.alerts if a.kind == "opened" and a.entity == "m0" and a.time.hour == 3]
+    assert (opened.time.minute, opened.severity) == (0, "critical")

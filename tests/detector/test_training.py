@@ -11,7 +11,7 @@ from detector.budget import Budget
 from detector.bundle import Verdict
 from detector.config import DetectorSettings
 from detector.errors import NotEnoughRows, TrainingError
-from detector.training import judge, split_by_time, train
+from detector.training import judge, split_by_time, steady, train
 from detector.training_data import TrainingData, gather
 from tests.detector.machines import CREATED, START_MS, TOPIC, broker_with, records, settings
 
@@ -153,3 +153,11 @@ def test_a_quiet_time_that_the_next_record_is_beyond_is_warned_of(tmp_path: Path
     chosen = settings(tmp_path, alerts={"topic": "machine-alerts", "rate": 0.01, "quiet_for": "30s"})
     (warning,) = train(gathered(chosen, records(1_000)), chosen, created=CREATED).manifest.verdict.warnings
     assert "Set alerts.quiet_for to 180s or more" in warning
+
+
+@pytest.mark.parametrize(("stops_at", "expected"), [(3_000, True), (1_500, False)])
+def test_silence_is_worth_telling_where_all_entities_report_to_the_end(
+    tmp_path: Path, stops_at: int, expected: bool
+) -> None:
+    values = [value for number, value in enumerate(records(3_000)) if number % 3 or number < stops_at]
+    assert steady(gathered(settings(tmp_path), values).columns) == expected
