@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,26 @@ class Message(NamedTuple):
     headers: tuple[Header, ...] = ()
 
 
+class Moved(NamedTuple):
+    """A partition does not go on at the offset `expected` but at `found`, and why.
+
+    retention: the log's oldest records were deleted before they were read. recreated: the topic was deleted and made
+    anew, so that its offsets mean other records. undecodable: the client cannot decode the records in between.
+    """
+
+    expected: int
+    found: int
+    reason: Literal["retention", "recreated", "undecodable"]
+
+
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """Records as they came, n of them; records of one partition stand together, in offset order.
 
     `partition` indexes `partitions`; `timestamps` are the broker's, in epoch milliseconds.
     `assigned` and `revoked` happened before the records of this batch: state of a revoked partition is dropped,
-    an assigned one goes on from its position. `ends` holds the end offset of each partition as last heard, for the lag.
+    an assigned one goes on from its position; `moved` holds those that do not go on where they should. `ends` holds the
+    end offset of each partition as last heard, for the lag.
     """
 
     partitions: tuple[Partition, ...]
@@ -55,9 +68,24 @@ class RawBatch:
     assigned: Mapping[Partition, Position] = field(default_factory=dict)
     revoked: frozenset[Partition] = frozenset()
     ends: Mapping[Partition, int] = field(default_factory=dict)
+    moved: Mapping[Partition, Moved] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def take(self, chosen: NDArray[np.bool_]) -> RawBatch:
+        """The records that `chosen` (n,) selects, without what happened before them."""
+        rows = np.flatnonzero(chosen)
+        return RawBatch(
+            partitions=self.partitions,
+            partition=self.partition[rows],
+            offsets=self.offsets[rows],
+            timestamps=self.timestamps[rows],
+            keys=[self.keys[row] for row in rows.tolist()],
+            values=[self.values[row] for row in rows.tolist()],
+            headers=[self.headers[row] for row in rows.tolist()],
+            ends=self.ends,
+        )
 
     def source(self, row: int) -> tuple[Partition, int]:
         """Partition and offset of one record."""

@@ -89,5 +89,7 @@ class KafkaSettings(Settings):
     """Where a group without positions begins."""
     session_timeout_s: float = Field(default=45.0, ge=6.0, le=1800.0)
     """Silence after which the group gives this replica's partitions to others (seconds)."""
+    max_poll_interval_s: float = Field(default=300.0, ge=10.0, le=86_400.0)
+    """Longest time between two polls after which the group takes this replica for hung (seconds)."""
     request_timeout_s: float = Field(default=30.0, ge=1.0, le=600.0)
     """Deadline of one exchange with the broker (seconds)."""

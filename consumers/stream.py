@@ -23,16 +23,28 @@ class Stream(Protocol):
         """At most `max_records` records, or none when `timeout_s` has passed. Assignment changes come as part of the
         batch.
 
+        Where the log does not hold the offset to go on from, the partition goes on at the log's first record, and the
+        batch says so in `moved`. Of a topic that was made anew the partitions are revoked and assigned in that batch.
+
         Only records of committed transactions are seen. A caller may not assume that a polled record will not come
         again (to it or to another member) until a `publish` that covers it has returned.
         """
         ...
 
-    def publish(self, messages: Sequence[Message], positions: Mapping[Partition, Position]) -> None:
+    def publish(
+        self, messages: Sequence[Message], positions: Mapping[Partition, Position]
+    ) -> list[tuple[Partition, int]]:
         """All messages and all positions, or none: when it returns they are there, when it raises `Retry` but
-        `OutcomeUnknown` they are not.
+        `OutcomeUnknown` they are not. Gives partition and offset of each message.
 
         Positions of partitions that have been revoked in the meantime are refused with `Retry`.
+        """
+        ...
+
+    def rewind(self, partition: Partition, offset: int) -> int:
+        """The next `poll` reads a partition that is owned from `offset` on, or from the log's first if that is later.
+
+        Gives which of the two. The committed position stays.
         """
         ...
 
@@ -70,10 +82,20 @@ class Broker(Protocol):
         """
         ...
 
+    def fetch(self, spans: Mapping[Partition, tuple[int, int]]) -> Iterator[RawBatch]:
+        """Reads the committed records of each partition from the first offset up to but not including the second.
+
+        Without a group. Ends early where the log does; offsets that the log no longer holds are missing.
+        """
+        ...
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """The number of partitions of each of the topics that exist."""
         ...
 
-    def create_topics(self, topics: Mapping[str, int]) -> None:
-        """Creates each topic that is not there yet with that many partitions."""
+    def create_topics(self, topics: Mapping[str, int], *, compacted: bool = False) -> None:
+        """Creates each topic that is not there yet with that many partitions.
+
+        A compacted one keeps the newest record of each key, and clears older ones away soon.
+        """
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from croniter import CroniterError, croniter
@@ -13,6 +14,7 @@ from pydantic import (
     Discriminator,
     Field,
     PlainSerializer,
+    SecretStr,
     Tag,
     field_validator,
     model_validator,
@@ -282,6 +284,25 @@ class DeadLetterSettings(Settings):
     """Topic of dead letters; `<alert topic>-dead-letters` where none is given."""
     max_bytes: int = Field(default=900_000, ge=1_000)
     """Larger values are cut to this size, and their SHA-256 is put in a header."""
+    max_invalid_ratio: float | None = Field(default=0.5, gt=0.0, lt=1.0)
+    """The daemon stops rather than divert a stream: where more than this share of the last 1,000 records of a partition
+    cannot be scored; null for no limit."""
+    max_consecutive: int | None = Field(default=1_000, ge=1)
+    """It stops as well where more than so many records of a partition in a row cannot be scored; null for no limit."""
+
+
+class StateSettings(Settings):
+    """Snapshots of what the daemon remembers; after a crash or a move the log is replayed from the last one."""
+
+    topic: Topic | None = None
+    """Compacted topic that holds them; `offnominal-<name>-state` where none is given."""
+    every: Duration = 30.0
+    """A partition is written down after so long,"""
+    records: int = Field(default=500_000, ge=1)
+    """or after so many records, whichever comes first: no more than that is replayed."""
+    max_bytes: int = Field(default=64_000_000, ge=1_000_000, le=200_000_000)
+    """Largest snapshot of a partition, compressed. Beyond it the entities without an open incident that were not seen
+    for longest are left out, and begin anew after a restart."""
 
 
 class StoreSettings(Settings):
@@ -298,6 +319,8 @@ class BatchSettings(Settings):
 
     max_records: int = Field(default=16_384, ge=1)
     """Most records in a batch."""
+    max_bytes: int = Field(default=64_000_000, ge=1_000_000)
+    """Most bytes of records in a batch, and as many again on their way from the broker; one record may be larger."""
     max_wait: Duration = 0.2
     """Longest a record waits for others (seconds)."""
 
@@ -311,6 +334,23 @@ class WebSettings(Settings):
     """Port to listen on; 0 takes a free one and logs it."""
     enabled: bool = True
     """Whether to serve at all."""
+    token: SecretStr | None = None
+    """Must come with every request as `Authorization: Bearer`; wanted unless `host` is an address of this machine."""
+    token_file: Path | None = None
+    """A file that holds the token, instead of `token`."""
+
+
+class HealthSettings(Settings):
+    """When the daemon says that it is not well."""
+
+    stalled_after: Duration = 120.0
+    """A partition that has records to read and did not move for so long stands still."""
+    max_lag: int | None = Field(default=None, ge=1)
+    """More records than this to read, in all, and the daemon is not ready; unlimited where none is given."""
+    max_model_age: Duration | None = None
+    """A version older than this is too old; twice the time between scheduled trainings where there is a schedule."""
+    watchdog: Duration = 300.0
+    """The process is ended, with a trace of where it hung, when its loop has not turned for so long."""
 
 
 class DetectorSettings(Settings):
@@ -343,6 +383,10 @@ class DetectorSettings(Settings):
     """Where trained versions are kept."""
     batch: BatchSettings = BatchSettings()
     """How many records are taken at once."""
+    state: StateSettings = StateSettings()
+    """Snapshots of what the daemon remembers."""
+    health: HealthSettings = HealthSettings()
+    """When the daemon says that it is not well."""
     web: WebSettings = WebSettings()
     """Health and metrics over HTTP."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -364,11 +408,9 @@ class DetectorSettings(Settings):
         types = [model.type for model in self.models]
         if repeated := sorted({type_ for type_ in types if types.count(type_) > 1}):
             raise ValueError(f"models hold {', '.join(repeated)} more than once")
-        if self.alerts.topic in self.stream.topics or self.dead_letter_topic in (
-            *self.stream.topics,
-            self.alerts.topic,
-        ):
-            raise ValueError("topics of records, alerts and dead letters must differ")
+        topics = (*set(self.stream.topics), self.alerts.topic, self.dead_letter_topic, self.state_topic)
+        if len(set(topics)) < len(topics):
+            raise ValueError("topics of records, alerts, dead letters and state must differ")
         return self
 
     def _check_fields(self, features: Sequence[FeatureSettings]) -> None:
@@ -402,3 +444,7 @@ class DetectorSettings(Settings):
     @property
     def dead_letter_topic(self) -> str:
         return self.dead_letters.topic or f"{self.alerts.topic}-dead-letters"
+
+    @property
+    def state_topic(self) -> str:
+        return self.state.topic or f"offnominal-{self.name}-state"
