@@ -40,7 +40,8 @@ class Moved(NamedTuple):
     """A partition does not go on at the offset `expected` but at `found`, and why.
 
     retention: the log's oldest records were deleted before they were read. recreated: the topic was deleted and made
-    anew, so that its offsets mean other records. undecodable: the client cannot decode the records in between.
+    anew, or its log lost its end, so that offsets mean other records. undecodable: the client cannot decode the records
+    in between.
     """
 
     expected: int

@@ -9,7 +9,6 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from kafka import errors as kafka
-from kafka.record.default_records import DefaultRecordBatch
 
 from consumers.diagnose import diagnose
 from consumers.errors import (
@@ -26,6 +25,9 @@ from consumers.security import sasl_arguments, tls_context
 from consumers.settings import KafkaSettings
 
 T = TypeVar("T")
+
+METADATA_AGE_S = 15.0
+"""How often a consumer asks which partitions its topics have (seconds)."""
 
 
 def client_arguments(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
@@ -47,13 +49,14 @@ def client_arguments(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
 def consumer_arguments(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
     """What all consumers have in common: committed records only, and nothing done behind our back.
 
-    A position that the log no longer holds (retention overtook it, or the topic was made anew) goes to the log's first.
+    Partitions and topics that come or go are noticed within `METADATA_AGE_S`.
     """
     return {
         **client_arguments(settings, client_id),
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",
+        "auto_offset_reset": "none",
+        "metadata_max_age_ms": int(METADATA_AGE_S * 1000),
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
     }
@@ -91,37 +94,6 @@ def within(timeout_s: float, call: Callable[[], T]) -> T:
         raise kafka.KafkaTimeoutError(f"no answer within {timeout_s:g} s") from None
 
 
-class _LenientText(bytearray):
-    """Bytes whose slices decode whatever they hold: what is not UTF-8 comes out as backslash escapes."""
-
-    def __getitem__(self, index: Any) -> Any:
-        part = super().__getitem__(index)
-        return _LenientText(part) if isinstance(part, bytearray) else part
-
-    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
-        return super().decode(encoding, errors)
-
-
-def accept_any_header_name() -> None:
-    """Lets kafka-python read records with header names that are not UTF-8.
-
-    It takes them for corruption and never gets past them, though any producer in another language can write one. There
-    is no public hook: the one method that decodes a record is wrapped, and tries a second time with lenient text.
-    """
-    strict = DefaultRecordBatch._read_msg
-    if strict.__name__ == "lenient":
-        return
-
-    def lenient(batch: Any) -> Any:
-        try:
-            return strict(batch)
-        except UnicodeDecodeError:
-            batch._buffer = _LenientText(batch._buffer)
-            return strict(batch)
-
-    DefaultRecordBatch._read_msg = lenient
-
-
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[StreamError]], ...] = (
     ((kafka.ProducerFencedError, kafka.InvalidProducerEpochError, kafka.FencedInstanceIdError), Fenced),
     ((kafka.AuthorizationError,), NotAuthorised),
@@ -152,6 +124,3 @@ def translated(error: Exception, doing: str) -> StreamError:
     """An error of kafka-python by what to do about it; `doing` names the resources. The unknown is worth a retry."""
     meaning = next((meaning for kinds, meaning in _MEANINGS if isinstance(error, kinds)), Retry)
     return meaning(f"{doing}: {error}")
-
-
-accept_any_header_name()

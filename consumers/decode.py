@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -15,16 +14,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.batch import Columns, DeadLetter, Header, Message, RawBatch, Schema
+from consumers.batch import Columns, DeadLetter, RawBatch, Schema
 from consumers.fields import milliseconds, number_column, split_path, within_calendar
+from consumers.text import printable
 
 CHUNK = 512
 """Records taken apart at a time: few enough that their objects stay in the processor's cache until they are gathered,
 which measures 1.3 (8 fields) to 1.5 (38 fields) times as fast as a batch of 16,384 at once."""
 ERROR_LENGTH = 200
-HEADER_PREFIX = "offnominal."
 
 MOST_ENTITY_CHARACTERS = 512
+MOST_TEXT_CHARACTERS = 1_000
+"""A longer text is taken by its beginning: texts are remembered by the hundred thousand, and alerts repeat them. More
+than an entity's name may have, so that one that is too long still shows."""
 
 
 class DeadLetterReason(StrEnum):
@@ -52,6 +54,8 @@ class DeadLetterReason(StrEnum):
     """Every feature is missing or null."""
     UNSCORABLE = "unscorable"
     """Decoded, but a model gives no number for it."""
+    UNDECODABLE = "undecodable"
+    """A whole record batch that the client cannot decode: one dead letter for all its records."""
 
 
 class JsonDecoder:
@@ -82,7 +86,7 @@ class JsonDecoder:
 
         refused = np.zeros(len(row), dtype=np.bool_)
         for reason, error, found in refusals(self._schema, fields, entity, time):
-            letters += [DeadLetter(at, reason, _plain(error)) for at in row[found & ~refused].tolist()]
+            letters += [DeadLetter(at, reason, printable(error, ERROR_LENGTH)) for at in row[found & ~refused].tolist()]
             refused |= found
         columns = Columns(
             row=row,
@@ -153,42 +157,13 @@ def refusals(
     return refused
 
 
-def dead_letter_message(batch: RawBatch, letter: DeadLetter, *, topic: str, max_bytes: int) -> Message:
-    """The record as it came, with what was wrong with it and where it came from in headers `offnominal.*`.
-
-    A value over `max_bytes` is cut to that; the size and SHA-256 of the whole go into `offnominal.bytes` and `.sha256`.
-    A key over a sixteenth of `max_bytes` is cut to that, headers of the record beyond as much again are left out, and
-    `offnominal.cut` names the parts that are not whole: a message has at most 9/8 of `max_bytes` and about 2,000 bytes.
-    """
-    value, key = batch.values[letter.row], batch.keys[letter.row]
-    partition, offset = batch.source(letter.row)
-    others = [header for header in batch.headers[letter.row] if not header[0].startswith(HEADER_PREFIX)]
-    kept = _headers_within(others, max_bytes // 16)
-    about = {
-        "reason": letter.reason,
-        "error": letter.error,
-        "topic": partition.topic,
-        "partition": str(partition.number),
-        "offset": str(offset),
-        "timestamp": str(batch.timestamps[letter.row]),
-    }
-    cut = ["headers"] * (len(kept) < len(others))
-    if key is not None and len(key) > max_bytes // 16:
-        key, cut = key[: max_bytes // 16], ["key", *cut]
-    if value is not None and len(value) > max_bytes:
-        about |= {"sha256": hashlib.sha256(value).hexdigest(), "bytes": str(len(value))}
-        value, cut = value[:max_bytes], ["value", *cut]
-    if cut:
-        about["cut"] = ", ".join(cut)
-    own = tuple((HEADER_PREFIX + name, text.encode()) for name, text in about.items())
-    return Message(topic, key, value, (*kept, *own))
-
-
-def _texts(values: Sequence[str | int | None]) -> NDArray[np.object_]:
+def _texts(values: Sequence[Any]) -> NDArray[np.object_]:
     if not set(map(type, values)) <= {str, NoneType}:
         values = [
             value if value is None else str(value).lower() if isinstance(value, int) else value for value in values
         ]
+    if max(map(len, filter(None, values)), default=0) > MOST_TEXT_CHARACTERS:
+        values = [value and value[:MOST_TEXT_CHARACTERS] for value in values]
     return np.array(values, dtype=object)
 
 
@@ -283,29 +258,11 @@ def _refusal(row: int, value: bytes | None, error: Exception) -> DeadLetter:
     try:
         value.decode()
     except UnicodeDecodeError as broken:
-        return DeadLetter(row, DeadLetterReason.NOT_UTF8, _plain(str(broken)))
+        return DeadLetter(row, DeadLetterReason.NOT_UTF8, printable(str(broken), ERROR_LENGTH))
     reason = DeadLetterReason.MALFORMED
     if isinstance(error, RecursionError):
         reason = DeadLetterReason.TOO_DEEP
     elif isinstance(error, msgspec.ValidationError):
         too_large = "out of range" in str(error).partition(" - at")[0]
         reason = DeadLetterReason.OUT_OF_RANGE if too_large else DeadLetterReason.WRONG_SHAPE
-    return DeadLetter(row, reason, _plain(str(error)))
-
-
-def _plain(text: str) -> str:
-    text = text[:ERROR_LENGTH]
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _headers_within(headers: Sequence[Header], max_bytes: int) -> list[Header]:
-    """The first headers that together take at most `max_bytes`, with the lengths that go before names and values."""
-    kept, size = [], 0
-    for name, value in headers:
-        size += len(name.encode()) + len(value) + 10
-        if size > max_bytes:
-            break
-        kept.append((name, value))
-    return kept
+    return DeadLetter(row, reason, printable(str(error), ERROR_LENGTH))

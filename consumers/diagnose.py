@@ -21,11 +21,13 @@ from kafka.net.sasl import get_sasl_mechanism
 from consumers.errors import AuthenticationFailed, BrokerUnavailable, Stop, StreamError, TlsFailed
 from consumers.security import sasl_arguments, tls_context
 from consumers.settings import KafkaSettings, SecuritySettings
+from consumers.text import printable
 
 _METADATA, _SASL_HANDSHAKE, _API_VERSIONS, _SASL_AUTHENTICATE = 3, 17, 18, 36
 _UNSUPPORTED_MECHANISM, _ILLEGAL_SASL_STATE = 33, 34
 _LONGEST_PROBE_S = 10.0
 _LARGEST_ANSWER = 1 << 20
+_LONGEST_WORDS = 200
 
 
 class _NotKafka(Exception):
@@ -87,8 +89,8 @@ def _probe(address: _Address, settings: KafkaSettings) -> None:
         raise BrokerUnavailable(message) from error
     except ssl.SSLCertVerificationError as error:
         raise TlsFailed(f"{address} has a certificate that is not accepted: {error.verify_message}") from error
-    except (OSError, _NotKafka) as error:
-        raise _unintelligible(address, context is not None, timeout_s, error) from error
+    except (OSError, struct.error, _NotKafka) as error:
+        raise _unintelligible(address, settings.security, timeout_s, error) from error
 
 
 @contextmanager
@@ -111,22 +113,32 @@ def _connected(address: _Address, context: ssl.SSLContext | None, timeout_s: flo
                 yield stream
 
 
-def _unintelligible(address: _Address, tls: bool, timeout_s: float, error: Exception) -> StreamError:
+def _unintelligible(address: _Address, security: SecuritySettings, timeout_s: float, error: Exception) -> StreamError:
     """Whether the other side spoke TLS where we did not, or the reverse; what is not certain may pass: try again."""
+    tls = security.protocol in ("ssl", "sasl_ssl")
     other = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     other.check_hostname, other.verify_mode = False, ssl.CERT_NONE
     try:
         with _connected(address, None if tls else other, timeout_s) as stream:
             _ask_versions(stream)
-    except (OSError, _NotKafka, StreamError) as second:
+    except (OSError, struct.error, _NotKafka, StreamError) as second:
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-            return TlsFailed(f"{address}: TLS failed: {error.reason or error}")
+            return _broken_tls(address, security, error.reason or str(error))
         if isinstance(second, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (second.reason or ""):
             return TlsFailed(f"{address} speaks TLS and wants a client's certificate")
         return BrokerUnavailable(f"{address} does not answer like a Kafka broker: {error}")
     if tls:
         return TlsFailed(f"{address} speaks no TLS: kafka.security.protocol must be plaintext or sasl_plaintext")
     return TlsFailed(f"{address} speaks TLS: kafka.security.protocol must be ssl or sasl_ssl")
+
+
+def _broken_tls(address: _Address, security: SecuritySettings, reason: str) -> TlsFailed:
+    """An alert about a certificate is about ours: the broker's is for us to judge."""
+    if "_ALERT_" not in reason or not ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return TlsFailed(f"{address}: TLS failed: {reason}")
+    if security.certificate_file is None:
+        return TlsFailed(f"{address} wants a client's certificate: kafka.security.certificate_file ({reason})")
+    return TlsFailed(f"{address} does not accept the client's certificate '{security.certificate_file}' ({reason})")
 
 
 def _ask_versions(stream: BufferedRWPair) -> None:
@@ -165,7 +177,7 @@ def _give_token(stream: BufferedRWPair, token: bytes) -> bytes:
     code, length = struct.unpack_from(">hh", answer)
     message, rest = answer[4 : 4 + max(length, 0)], answer[4 + max(length, 0) :]
     if code != 0:
-        raise ValueError(message.decode(errors="replace") or f"error {code}")
+        raise ValueError(_words(message) or f"error {code}")
     return rest[4:]
 
 
@@ -176,7 +188,7 @@ def _handshake(stream: BufferedRWPair, mechanism: str) -> tuple[int, list[str]]:
     offered, at = [], 6
     for _ in range(count):
         (length,) = struct.unpack_from(">h", answer, at)
-        offered.append(answer[at + 2 : at + 2 + length].decode(errors="replace"))
+        offered.append(_words(answer[at + 2 : at + 2 + length]))
         at += 2 + length
     return code, offered
 
@@ -197,6 +209,10 @@ def _read(stream: BufferedRWPair, size: int) -> bytes:
     if len(data) < size:
         raise _NotKafka("it closed the connection")
     return data
+
+
+def _words(said: bytes) -> str:
+    return printable(said.decode(errors="replace"), _LONGEST_WORDS)
 
 
 def _text(text: str) -> bytes:

@@ -7,20 +7,31 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka
 
 from consumers.batch import Partition, RawBatch
 from consumers.connection import client_arguments, consumer_arguments, reaching, translated, within
 from consumers.errors import BrokerUnavailable, TopicMissing
+from consumers.fetching import bounded_consumer
 from consumers.kafka_member import KafkaPythonStream
+from consumers.kafka_reader import KafkaReader
 from consumers.records import tail, to_batch
 from consumers.settings import KafkaSettings
 from consumers.stream import Window
 
 _READ_RECORDS = 10_000
-_IDLE_MS = 1_000
-_WAIT_MS = 100  # a poll that meets nothing but markers comes back no sooner
+_IDLE_S = 1.0
+_WAIT_S = 0.1  # a poll that meets nothing but markers comes back no sooner
+
+_COMPACT = {"cleanup.policy": "compact"}
+_SOON = {
+    "min.compaction.lag.ms": "900000",  # whoever was pointed to a record has a quarter of an hour to read it
+    "max.compaction.lag.ms": "3600000",  # and an hour later it is gone, however little there is to clear away
+    "min.cleanable.dirty.ratio": "0.1",
+    "segment.ms": "300000",  # only closed segments are compacted
+    "segment.bytes": "67108864",
+}
 
 Found = dict[Partition, list[Any]]
 """Records of kafka-python by partition."""
@@ -30,13 +41,16 @@ class KafkaPythonBroker:
     """A `consumers.stream.Broker` on kafka-python.
 
     Every connection begins with a probe, so that an unreachable broker raises at once and says why. `group` and the
-    settings' `instance` name the member and its transactions; `client_id` shows in the broker's logs.
+    settings' `instance` name the member and its transactions; `client_id` shows in the broker's logs. A batch holds
+    about `max_bytes` of keys, values and headers at most, or one larger record, however many records are asked for.
     """
 
-    def __init__(self, settings: KafkaSettings, *, group: str, client_id: str) -> None:
+    def __init__(self, settings: KafkaSettings, *, group: str, client_id: str, max_bytes: int = 64_000_000) -> None:
         self._settings = settings
         self._group = group
         self._client_id = client_id
+        self._max_bytes = max_bytes
+        self._seen: set[str] = set()
 
     def stream(self, topics: Sequence[str], begin: Mapping[Partition, int] | None = None) -> KafkaPythonStream:
         self._require(topics)
@@ -46,6 +60,8 @@ class KafkaPythonBroker:
             client_id=self._client_id,
             topics=topics,
             begin=begin or {},
+            seen=self._seen,
+            max_bytes=self._max_bytes,
             require=self._require,
         )
 
@@ -53,16 +69,20 @@ class KafkaPythonBroker:
         """As the port says. The last N are an equal share of each partition; what a short one lacks, others add."""
         counts = self._require(topics)
         partitions = [Partition(topic, number) for topic in topics for number in range(counts[topic])]
-        with self._consumer(partitions) as consumer:
-            keys = [TopicPartition(*partition) for partition in partitions]
-            ends = {Partition(*key): offset for key, offset in consumer.end_offsets(keys).items()}
-            if window.since_ms is not None:
-                found = consumer.offsets_for_times(dict.fromkeys(keys, window.since_ms))
-                starts = {Partition(*key): found[key].offset if found.get(key) else ends[key] for key in keys}
-            else:
-                starts = {Partition(*key): offset for key, offset in consumer.beginning_offsets(keys).items()}
+        with self._reader(partitions) as reader:
+            ends = reader.ends(partitions)
+            starts = reader.firsts(partitions) if window.since_ms is None else reader.since(ends, window.since_ms)
         past = self._until(starts, ends) if window.records is None else self._last(starts, ends, window.records)
         return self._batches(past, ends, follow)
+
+    def fetch(self, spans: Mapping[Partition, tuple[int, int]]) -> Iterator[RawBatch]:
+        counts = self._require(sorted({partition.topic for partition in spans}))
+        there = [partition for partition in spans if partition.number < counts[partition.topic]]
+        with self._reader(there) as reader:
+            firsts, ends = reader.firsts(there), reader.ends(there)
+        starts = {partition: max(spans[partition][0], firsts[partition]) for partition in there}
+        stops = {partition: min(spans[partition][1], ends[partition]) for partition in there}
+        return self._batches(self._until(starts, stops), ends, follow=False)
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         with self._admin(f"looking up {_listed(topics)}") as admin:
@@ -76,20 +96,30 @@ class KafkaPythonBroker:
                 raise translated(error(), f"looking up topic '{topic['name']}'")
         return found
 
-    def create_topics(self, topics: Mapping[str, int]) -> None:
-        """Creates with the broker's default replication factor; returns when each partition has a leader."""
+    def create_topics(self, topics: Mapping[str, int], *, compacted: bool = False) -> None:
+        """Creates with the broker's default replication factor; returns when each partition has a leader.
+
+        A broker that does not know all the settings of compaction compacts when it likes.
+        """
         missing = sorted(topics.keys() - self.partitions(list(topics)))
         if not missing:
             return
-        wanted = {topic: {"num_partitions": topics[topic]} for topic in missing}
+        wanted = {topic: topics[topic] for topic in missing}
         timeout_s = self._settings.request_timeout_s
         with self._admin(f"creating {_listed(missing)}") as admin:
-            made = within(timeout_s, lambda: admin.create_topics(wanted, raise_errors=False))
-            for topic in made["topics"]:
-                error = kafka.for_code(topic["error_code"])
-                if error not in (kafka.NoError, kafka.TopicAlreadyExistsError):
-                    raise error(f"topic '{topic['name']}': {topic.get('error_message')}")
+            try:
+                self._create(admin, wanted, {**_COMPACT, **_SOON} if compacted else {})
+            except kafka.InvalidConfigurationError:
+                self._create(admin, wanted, _COMPACT)
             within(timeout_s, lambda: admin.wait_for_topics(missing, timeout_ms=timeout_s * 1000))
+
+    def _create(self, admin: Any, topics: Mapping[str, int], configs: Mapping[str, str]) -> None:
+        wanted = {topic: {"num_partitions": count, "configs": configs} for topic, count in topics.items()}
+        made = within(self._settings.request_timeout_s, lambda: admin.create_topics(wanted, raise_errors=False))
+        for topic in made["topics"]:
+            error = kafka.for_code(topic["error_code"])
+            if error not in (kafka.NoError, kafka.TopicAlreadyExistsError):
+                raise error(f"topic '{topic['name']}': {topic.get('error_message')}")
 
     def _require(self, topics: Sequence[str]) -> dict[str, int]:
         """The number of partitions of each topic. Raises `TopicMissing` naming those that do not exist."""
@@ -108,12 +138,12 @@ class KafkaPythonBroker:
                 admin.close()
 
     @contextmanager
-    def _consumer(self, partitions: Sequence[Partition]) -> Iterator[Any]:
+    def _reader(self, partitions: Sequence[Partition]) -> Iterator[KafkaReader]:
         with reaching(self._settings, f"reading {_listed(sorted({topic for topic, _ in partitions}))}"):
-            consumer = KafkaConsumer(**consumer_arguments(self._settings, self._client_id))
+            consumer = bounded_consumer(self._max_bytes, **consumer_arguments(self._settings, self._client_id))
             try:
                 consumer.assign([TopicPartition(*partition) for partition in partitions])
-                yield consumer
+                yield KafkaReader(consumer)
             finally:
                 consumer.close(autocommit=False)
 
@@ -129,12 +159,12 @@ class KafkaPythonBroker:
         waiting = [partition for partition in starts if starts[partition] < ends[partition]]
         if not waiting:
             return
-        with self._consumer(waiting) as consumer:
-            _seek(consumer, {partition: starts[partition] for partition in waiting})
+        with self._reader(waiting) as reader:
+            reader.seek({partition: starts[partition] for partition in waiting})
             at, moved = dict(starts), time.monotonic()
             while any(at[partition] < ends[partition] for partition in waiting):
-                found = _poll(consumer, _WAIT_MS)
-                before, at = at, {partition: _position(consumer, partition, at) for partition in waiting}
+                found, _ = reader.poll(_READ_RECORDS, _WAIT_S)
+                before, at = at, reader.positions(waiting)
                 if at != before:
                     moved = time.monotonic()
                 elif time.monotonic() - moved > self._settings.request_timeout_s:
@@ -162,28 +192,14 @@ class KafkaPythonBroker:
                 yield {partition: run[at : at + _READ_RECORDS]}
 
     def _follow(self, starts: Mapping[Partition, int]) -> Iterator[RawBatch]:
-        with self._consumer(list(starts)) as consumer:
-            _seek(consumer, starts)
+        with self._reader(list(starts)) as reader:
+            reader.seek(starts)
+            topics = sorted({partition.topic for partition in starts})
             while True:
-                found = _poll(consumer, _IDLE_MS)
-                highs = {partition: consumer.highwater(TopicPartition(*partition)) for partition in starts}
-                yield to_batch(found, ends={partition: high for partition, high in highs.items() if high is not None})
-
-
-def _seek(consumer: Any, offsets: Mapping[Partition, int]) -> None:
-    for partition, offset in offsets.items():
-        consumer.seek(TopicPartition(*partition), offset)
-
-
-def _poll(consumer: Any, timeout_ms: int) -> Found:
-    polled = consumer.poll(timeout_ms=timeout_ms, max_records=_READ_RECORDS)
-    return {Partition(*key): records for key, records in polled.items()}
-
-
-def _position(consumer: Any, partition: Partition, last: Mapping[Partition, int]) -> int:
-    """The next offset to read; the last known one while the client finds a new start after retention overtook it."""
-    offset: int | None = consumer.position(TopicPartition(*partition))
-    return last[partition] if offset is None else offset
+                found, moved = reader.poll(_READ_RECORDS, _IDLE_S)
+                if gone := reader.gone(topics):
+                    raise TopicMissing(f"{_listed(gone)} has been deleted")
+                yield to_batch(found, ends=reader.highs(starts), moved=moved)
 
 
 def _listed(topics: Sequence[str]) -> str:

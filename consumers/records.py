@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from consumers.batch import Partition, Position, RawBatch
+from consumers.batch import Moved, Partition, Position, RawBatch
 
 
 class Record(Protocol):
@@ -31,6 +31,7 @@ def to_batch(
     ends: Mapping[Partition, int],
     assigned: Mapping[Partition, Position] | None = None,
     revoked: frozenset[Partition] = frozenset(),
+    moved: Mapping[Partition, Moved] | None = None,
 ) -> RawBatch:
     """One batch of the records of several partitions, each in offset order. A header without content becomes b""."""
     runs = [(partition, records) for partition, records in found.items() if records]
@@ -47,6 +48,7 @@ def to_batch(
         assigned=assigned or {},
         revoked=revoked,
         ends=ends,
+        moved=moved or {},
     )
 
 

@@ -54,7 +54,8 @@ def tls_context(security: SecuritySettings) -> ssl.SSLContext | None:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.check_hostname = security.check_hostname
         if security.certificate_file is not None:
-            password = security.key_password.get_secret_value() if security.key_password else None
+            # Without a password OpenSSL would ask the terminal for one, and wait.
+            password = security.key_password.get_secret_value() if security.key_password else ""
             context.load_cert_chain(security.certificate_file, security.key_file, password)
     except OSError as error:
         files = [file for file in (security.ca_file, security.certificate_file, security.key_file) if file]

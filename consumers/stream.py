@@ -24,7 +24,8 @@ class Stream(Protocol):
         batch.
 
         Where the log does not hold the offset to go on from, the partition goes on at the log's first record, and the
-        batch says so in `moved`. Of a topic that was made anew the partitions are revoked and assigned in that batch.
+        batch says so in `moved`. Of a topic that was made anew the partitions are revoked and assigned in that batch;
+        one that is deleted ends the stream with `Retry`. Records that cannot be decoded are passed over and told too.
 
         Only records of committed transactions are seen. A caller may not assume that a polled record will not come
         again (to it or to another member) until a `publish` that covers it has returned.
@@ -69,8 +70,8 @@ class Broker(Protocol):
     def stream(self, topics: Sequence[str], begin: Mapping[Partition, int] | None = None) -> Stream:
         """Joins the consumer group. Blocks until the broker answers; topics must exist.
 
-        A partition to which the group has committed no position starts at its offset in `begin`, else as the settings
-        say.
+        A topic in which the group has no position starts at the offsets in `begin`, else as the settings say. Where it
+        has some, a partition without one was added since, and starts at its first record.
         """
         ...
 
@@ -78,14 +79,16 @@ class Broker(Protocol):
         """Reads without a group and commits nothing: the window up to the end offsets as of this call, then, with
         `follow`, whatever comes.
 
-        While following, an empty batch is yielded about once a second. Missing topics raise `TopicMissing`.
+        While following, an empty batch is yielded about once a second. Missing topics raise `TopicMissing`, and records
+        that cannot be decoded are left out.
         """
         ...
 
     def fetch(self, spans: Mapping[Partition, tuple[int, int]]) -> Iterator[RawBatch]:
         """Reads the committed records of each partition from the first offset up to but not including the second.
 
-        Without a group. Ends early where the log does; offsets that the log no longer holds are missing.
+        Without a group. Ends early where the log does; offsets that the log no longer holds, and those of records that
+        cannot be decoded, are missing. Missing topics raise `TopicMissing`.
         """
         ...
 

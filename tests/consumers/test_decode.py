@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -15,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.batch import DeadLetter, Header, Partition, RawBatch, Schema
-from consumers.decode import CHUNK, DeadLetterReason, JsonDecoder, dead_letter_message
+from consumers.decode import CHUNK, DeadLetterReason, JsonDecoder
 from consumers.fields import join_path, milliseconds, split_path
 from tests.consumers.garbage import FEATURES, garbage, good
 
@@ -287,7 +286,8 @@ def test_ten_thousand_good_records_survive_among_ten_thousand_bad_ones() -> None
     assert columns.entity.tolist() == [f"m{index % 7}" for index in expected]
     assert columns.time.tolist() == [1_767_225_600_000 + 1000 * index for index in expected]
     assert [letter.row for letter in letters] == [row for row, index in enumerate(order) if index >= 10_000]
-    assert set(Counter(letter.reason for letter in letters)) == set(DeadLetterReason) - {DeadLetterReason.UNSCORABLE}
+    others = {DeadLetterReason.UNSCORABLE, DeadLetterReason.UNDECODABLE}
+    assert set(Counter(letter.reason for letter in letters)) == set(DeadLetterReason) - others
 
 
 TEXT = st.text(st.sampled_from('aZ0é😀\ud800"\\ \n\0'), max_size=5)
@@ -342,59 +342,3 @@ def test_a_path_of_any_names_is_taken_apart_again(names: list[str]) -> None:
 def test_a_name_that_cannot_be_matched_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="field path"):
         split_path(path)
-
-
-LETTER = DeadLetter(0, "malformed", "JSON is malformed: é")
-
-
-def test_a_dead_letter_is_the_record_with_the_reason_and_its_source() -> None:
-    batch = raw_batch([b"{"], key=b"k", headers=[("trace", b"\xff")])
-    message = dead_letter_message(batch, LETTER, topic="dead", max_bytes=1000)
-    assert message[:3] == ("dead", b"k", b"{")
-    assert message.headers == (
-        ("trace", b"\xff"),
-        ("offnominal.reason", b"malformed"),
-        ("offnominal.error", "JSON is malformed: é".encode()),
-        ("offnominal.topic", b"machines"),
-        ("offnominal.partition", b"3"),
-        ("offnominal.offset", b"100"),
-        ("offnominal.timestamp", b"1700000000000"),
-    )
-
-
-def test_a_null_value_and_key_stay_null() -> None:
-    message = dead_letter_message(raw_batch([None]), LETTER, topic="dead", max_bytes=1000)
-    assert (message.key, message.value) == (None, None)
-
-
-def test_a_value_of_just_the_allowed_size_stays_whole() -> None:
-    message = dead_letter_message(raw_batch([b"x" * 1000]), LETTER, topic="dead", max_bytes=1000)
-    assert message.value == b"x" * 1000
-    assert "offnominal.sha256" not in dict(message.headers)
-
-
-def test_a_larger_value_is_cut_and_the_hash_is_of_the_whole() -> None:
-    value = bytes(range(256)) * 8
-    message = dead_letter_message(raw_batch([value]), LETTER, topic="dead", max_bytes=1000)
-    headers = dict(message.headers)
-    assert message.value == value[:1000]
-    assert headers["offnominal.sha256"] == hashlib.sha256(value).hexdigest().encode()
-    assert headers["offnominal.bytes"] == b"2048"
-    assert headers["offnominal.cut"] == b"value"
-
-
-@pytest.mark.parametrize("headers", [[("h", b"x" * 5_000)] * 400, [("", b"")] * 100_000, [("é" * 50_000, b"")]])
-def test_a_dead_letter_is_bounded_whatever_its_key_and_headers(headers: list[Header]) -> None:
-    batch = raw_batch([b"x" * 1_000_000], key=b"k" * 1_000_000, headers=headers)
-    message = dead_letter_message(batch, LETTER, topic="dead", max_bytes=100_000)
-    size = len(message.key or b"") + len(message.value or b"")
-    size += sum(len(name.encode()) + len(value) + 10 for name, value in message.headers)
-    assert size <= 100_000 * 9 / 8 + 2000
-    assert dict(message.headers)["offnominal.cut"] == b"value, key, headers"
-
-
-def test_a_replayed_dead_letter_says_only_what_was_wrong_this_time() -> None:
-    batch = raw_batch([b"{"], headers=[("offnominal.reason", b"empty"), ("offnominal.sha256", b"old")])
-    headers = dead_letter_message(batch, LETTER, topic="dead", max_bytes=1000).headers
-    assert [value for name, value in headers if name == "offnominal.reason"] == [b"malformed"]
-    assert "offnominal.sha256" not in dict(headers)

@@ -7,11 +7,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from threading import Event
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource
 
+from consumers import connection, kafka_python
 from consumers.batch import Message, Partition, Position
 from consumers.diagnose import diagnose
 from consumers.embedded import broker_process
@@ -74,6 +77,86 @@ def test_nothing_of_a_transaction_is_seen_when_one_message_is_too_large(bootstra
         assert first_records(stream) == [b"0"]
 
 
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_a_publish_that_comes_later_than_a_poll_may_is_refused(bootstrap: str, unique: str, delivery: str) -> None:
+    source, out = f"{unique}-in", f"{unique}-out"
+    patient = broker(bootstrap, unique, delivery=delivery)
+    patient.create_topics({source: 1, out: 1})
+    settings = KafkaSettings(bootstrap=bootstrap, start="earliest", delivery=delivery)  # type: ignore[arg-type]
+    hurried = KafkaPythonBroker(
+        settings.model_copy(update={"max_poll_interval_s": 1.0}), group=unique, client_id="test"
+    )
+    with closing(hurried.stream([source])) as stream:
+        stream.publish([Message(source, None, b"0")], {})
+        assert first_records(stream) == [b"0"]
+        Event().wait(1.1)
+        with pytest.raises(Retry, match="max_poll_interval_s"):
+            stream.publish([Message(out, None, b"late")], {Partition(source, 0): Position(1)})
+    assert everything(bootstrap, out) == []
+    with closing(patient.stream([source])) as stream:
+        assert first_records(stream) == [b"0"]
+
+
+def test_who_scores_for_longer_than_the_session_timeout_stays_a_member(bootstrap: str, unique: str) -> None:
+    source = f"{unique}-in"
+    steady = broker(bootstrap, unique, session_timeout_s=6.0)
+    steady.create_topics({source: 1})
+    with closing(steady.stream([source])) as stream:
+        stream.publish([Message(source, None, b"0")], {})
+        assert first_records(stream) == [b"0"]
+        Event().wait(7)
+        stream.publish([Message(source, None, b"1")], {Partition(source, 0): Position(1)})
+        batch = next(batch for batch in (stream.poll(100, 0.5) for _ in range(40)) if len(batch))
+        assert (list(batch.values), batch.assigned, batch.revoked) == ([b"1"], {}, frozenset())
+
+
+def test_a_topic_made_anew_that_has_outgrown_the_old_position_is_read_whole(
+    bootstrap: str, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "OFFNOMINAL_TEST_BOOTSTRAP" not in os.environ:
+        pytest.skip("the embedded broker gives topics no ids")
+    monkeypatch.setattr(connection, "METADATA_AGE_S", 0.5)
+    partition, new = Partition(unique, 0), [b"%d" % number for number in range(5)]
+    broker(bootstrap).create_topics({unique: 1})
+    with (
+        closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin,
+        closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer,
+        closing(broker(bootstrap, unique).stream([unique])) as stream,
+    ):
+        producer.send(unique, b"old").get(10)
+        assert first_records(stream) == [b"old"]
+        admin.delete_topics([unique])
+        admin.create_topics({unique: {"num_partitions": 1}}, wait_for_metadata=True)
+        for value in new:
+            producer.send(unique, value).get(10)
+        batch = next(batch for batch in (stream.poll(100, 0.5) for _ in range(40)) if batch.moved)
+        assert batch.moved[partition].reason == "recreated"
+        assert batch.assigned == {partition: Position(0)}
+        assert batch.revoked == {partition}
+        got = list(batch.values)
+        while len(got) < len(new):
+            got += first_records(stream)
+        assert got == new
+
+
+def test_compacted_topics_are_cleared_soon_but_not_at_once(bootstrap: str, unique: str) -> None:
+    broker(bootstrap).create_topics({unique: 1}, compacted=True)
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        described = admin.describe_configs([ConfigResource("topic", unique)], config_filter="all")
+    configs = described["topic"][unique]
+    assert configs["cleanup.policy"]["value"] == "compact"
+    assert 600_000 <= int(configs["min.compaction.lag.ms"]["value"]) < int(configs["max.compaction.lag.ms"]["value"])
+    assert int(configs["max.compaction.lag.ms"]["value"]) <= 3_600_000
+
+
+def test_a_broker_that_does_not_know_how_to_compact_soon_makes_the_topic_all_the_same(
+    bootstrap: str, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kafka_python._SOON, "no.such.setting", "1")
+    broker(bootstrap).create_topics({unique: 2}, compacted=True)
+    assert broker(bootstrap).partitions([unique]) == {unique: 2}
+
+
 class Local:
     """A broker of its own, which can be frozen."""
 
@@ -127,13 +210,13 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeyp
     with closing(broker(address, request_timeout_s=2.0).stream(["in"])) as stream, ExitStack() as thaw:
         stream.publish([Message("in", None, b"0")], {})
         assert first_records(stream) == [b"0"]
-        commit = stream._producer.commit_transaction
+        commit = stream._publisher.producer.commit_transaction
 
         def freeze_and_commit() -> None:
             thaw.enter_context(local.frozen())
             commit()
 
-        monkeypatch.setattr(stream._producer, "commit_transaction", freeze_and_commit)
+        monkeypatch.setattr(stream._publisher.producer, "commit_transaction", freeze_and_commit)
         with pytest.raises(OutcomeUnknown):
             stream.publish([Message("out", None, b"perhaps")], {Partition("in", 0): Position(1)})
         stream.close()

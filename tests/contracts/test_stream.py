@@ -9,17 +9,19 @@ from contextlib import ExitStack, closing
 from itertools import count
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
-from time import time
+from time import monotonic, time
 from typing import Any, Literal, Protocol, Self
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from consumers.batch import Message, Partition, Position, RawBatch
+from consumers import connection
+from consumers.batch import Message, Moved, Partition, Position, RawBatch
 from consumers.errors import Fenced, Retry, StreamError, TopicMissing
 from consumers.kafka_member import _Ownership
 from consumers.kafka_python import KafkaPythonBroker
-from consumers.memory import MemoryBroker, MemoryLog
+from consumers.memory import MemoryBroker
+from consumers.memory_log import MemoryLog
 from consumers.settings import KafkaSettings
 from consumers.stream import Broker, Stream, Window
 
@@ -41,6 +43,12 @@ class World(Protocol):
         timestamp_ms: int | None = None,
     ) -> None: ...
 
+    def add_partitions(self, topic: str, partitions: int) -> None: ...
+
+    def delete_topic(self, topic: str) -> None: ...
+
+    def delete_records(self, partition: Partition, before: int) -> None: ...
+
 
 class MemoryWorld:
     def __init__(self) -> None:
@@ -60,9 +68,18 @@ class MemoryWorld:
     ) -> None:
         MemoryBroker(log=self._log).append(topic, value, key, tuple(headers), partition, timestamp_ms)
 
+    def add_partitions(self, topic: str, partitions: int) -> None:
+        MemoryBroker(log=self._log).create_partitions(topic, partitions)
+
+    def delete_topic(self, topic: str) -> None:
+        MemoryBroker(log=self._log).delete_topic(topic)
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        MemoryBroker(log=self._log).delete_records(partition, before)
+
 
 class KafkaWorld:
-    def __init__(self, bootstrap: str, producer: Any, unique: str, delivery: str) -> None:
+    def __init__(self, bootstrap: str, producer: Any, admin: Any, unique: str, delivery: str) -> None:
         self._settings = {
             "bootstrap": bootstrap,
             "delivery": delivery,
@@ -70,6 +87,7 @@ class KafkaWorld:
             "session_timeout_s": 6.0,
         }
         self._producer = producer
+        self._admin = admin
         self._unique = unique
 
     def broker(self, *, group: str = "g", instance: str = "0", start: Start = "earliest") -> Broker:
@@ -87,11 +105,47 @@ class KafkaWorld:
     ) -> None:
         self._producer.send(topic, value, key, list(headers), partition, timestamp_ms).get(10)
 
+    def add_partitions(self, topic: str, partitions: int) -> None:
+        self._admin.create_partitions({topic: partitions})
+        await_(lambda: len(self._producer.partitions_for(topic)) == partitions)
+
+    def delete_topic(self, topic: str) -> None:
+        self._admin.delete_topics([topic])
+        await_(lambda: not self.broker().partitions([topic]) or is_embedded())
+
+    def delete_records(self, partition: Partition, before: int) -> None:
+        self._admin.delete_records({TopicPartition(*partition): before})
+
+
+def is_embedded() -> bool:
+    """Whether tests run on the embedded broker, which makes a deleted topic anew as soon as a reader asks for it."""
+    return "OFFNOMINAL_TEST_BOOTSTRAP" not in os.environ
+
+
+def await_(wanted: Callable[[], bool]) -> None:
+    """Brokers do what administrators ask for a little later."""
+    deadline = monotonic() + 30
+    while not wanted():
+        assert monotonic() < deadline
+
 
 @pytest.fixture(scope="session")
 def producer(bootstrap: str) -> Iterator[Any]:
-    with closing(KafkaProducer(bootstrap_servers=bootstrap, allow_auto_create_topics=False)) as producer:
+    """Not idempotent: the embedded broker keeps the sequence numbers of a topic that was deleted."""
+    arguments = {
+        "allow_auto_create_topics": False,
+        "enable_idempotence": False,
+        "acks": "all",
+        "metadata_max_age_ms": 200,
+    }
+    with closing(KafkaProducer(bootstrap_servers=bootstrap, **arguments)) as producer:
         yield producer
+
+
+@pytest.fixture(scope="session")
+def admin(bootstrap: str) -> Iterator[Any]:
+    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+        yield admin
 
 
 @pytest.fixture(params=["memory", "kafka_python", "kafka_python at_least_once"])
@@ -99,7 +153,8 @@ def world(request: pytest.FixtureRequest, unique: str) -> World:
     if request.param == "memory":
         return MemoryWorld()
     delivery = "at_least_once" if "at_least_once" in request.param else "exactly_once"
-    return KafkaWorld(request.getfixturevalue("bootstrap"), request.getfixturevalue("producer"), unique, delivery)
+    bootstrap, producer, admin = (request.getfixturevalue(name) for name in ("bootstrap", "producer", "admin"))
+    return KafkaWorld(bootstrap, producer, admin, unique, delivery)
 
 
 @pytest.fixture
@@ -114,7 +169,7 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
         revoked(ownership, partitions)
         Event().wait(0.5)
 
-    if "OFFNOMINAL_TEST_BOOTSTRAP" not in os.environ:
+    if is_embedded():
         monkeypatch.setattr(_Ownership, "on_partitions_revoked", on_partitions_revoked)
 
 
@@ -160,6 +215,15 @@ def values(batches: Sequence[RawBatch]) -> list[bytes | None]:
     return [value for batch in batches for value in batch.values]
 
 
+def moved(batches: Sequence[RawBatch]) -> dict[Partition, Moved]:
+    return {partition: why for batch in batches for partition, why in batch.moved.items()}
+
+
+def until(stream: Stream, wanted: Callable[[RawBatch], object]) -> RawBatch:
+    """Polls up to the batch that is wanted, which it gives."""
+    return next(batch for batch in (stream.poll(100, 0.5) for _ in range(60)) if wanted(batch))
+
+
 def everything(world: World, topic: str) -> list[bytes | None]:
     return values(list(world.broker().read([topic], Window())))
 
@@ -174,7 +238,7 @@ class Member:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._calls: SimpleQueue[tuple[Callable[[], None], Future[None]]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], object], Future[object]]] = SimpleQueue()
         self._changed = Condition()
         self._over = False
         self._thread = Thread(target=self._run, daemon=True)
@@ -196,7 +260,7 @@ class Member:
             assert self._changed.wait_for(wanted, 30), f"owns {self.owned} after {len(self.batches)} polls"
 
     def publish(self, messages: Sequence[Message], positions: Mapping[Partition, Position]) -> None:
-        done: Future[None] = Future()
+        done: Future[object] = Future()
         self._calls.put((lambda: self._stream.publish(messages, positions), done))
         done.result(30)
 
@@ -528,3 +592,290 @@ def test_creating_a_topic_that_is_there_leaves_it_as_it_is(world: World, topic: 
     world.broker().create_topics({name: 5})
     assert world.broker().partitions([name]) == {name: 2}
     assert everything(world, name) == [b"0"]
+
+
+def test_publishing_tells_where_each_message_came_to_lie(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name, out, other = topic(), topic(3), topic()
+    stream = opened(world.broker(), name)
+    assert stream.publish([], {}) == []
+    messages = [Message(out if number % 3 else other, b"%d" % number, b"%d" % number) for number in range(9)]
+    for _ in range(2):
+        places = stream.publish(messages, {})
+        assert [place.topic for place, _ in places] == [message.topic for message in messages]
+    spans = {place: (offset, offset + 1) for place, offset in places}
+    assert len(spans) > 1
+    (latest,) = {tuple(values([batch])) for batch in world.broker().fetch({places[-1][0]: (places[-1][1], 10_000)})}
+    assert latest == (b"8",)
+    held = {
+        batch.source(row): batch.values[row]
+        for batch in world.broker().read([out, other], Window())
+        for row in range(len(batch))
+    }
+    assert [held[place] for place in places] == [message.value for message in messages]
+
+
+def test_a_rewound_partition_is_read_again_and_its_committed_position_stays(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    for number in range(6):
+        world.append(name, b"%d" % number)
+    with closing(world.broker().stream([name])) as stream:
+        drain(stream, 6, most=4)
+        stream.publish([], {partition: Position(5, "s")})
+        assert stream.rewind(partition, 2) == 2
+        assert values(drain(stream, 4)) == [b"2", b"3", b"4", b"5"]
+    assert assigned(drain(opened(world.broker(), name), 1)) == {partition: Position(5, "s")}
+
+
+def test_a_partition_can_be_rewound_right_after_the_poll_that_assigned_it(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    for number in range(6):
+        world.append(name, b"%d" % number)
+    with closing(world.broker().stream([name])) as stream:
+        drain(stream, 6)
+        stream.publish([], {Partition(name, 0): Position(4, "2")})
+    stream = opened(world.broker(), name)
+    first = until(stream, lambda batch: batch.assigned)
+    assert stream.rewind(Partition(name, 0), 2) == 2
+    assert values(drain(stream, 4)) == [b"2", b"3", b"4", b"5"]
+    assert first.assigned == {Partition(name, 0): Position(4, "2")}
+
+
+def test_rewinding_goes_no_farther_back_than_the_log(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    for number in range(6):
+        world.append(name, b"%d" % number)
+    stream = opened(world.broker(), name)
+    drain(stream, 6)
+    world.delete_records(Partition(name, 0), 3)
+    assert stream.rewind(Partition(name, 0), 1) == 3
+    batches = drain(stream, 3)
+    assert values(batches) == [b"3", b"4", b"5"]
+    assert moved(batches) == {}
+
+
+def test_a_partition_that_is_not_owned_cannot_be_rewound(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    stream = opened(world.broker(), topic())
+    until(stream, lambda batch: batch.assigned)
+    with pytest.raises(Retry, match="no longer owner"):
+        stream.rewind(Partition(topic(), 0), 0)
+
+
+def test_fetching_gives_the_spans_asked_for_and_nothing_else(world: World, topic: Callable[..., str]) -> None:
+    name, other = topic(2), topic()
+    for number in range(10):
+        world.append(name, b"%d" % number, partition=number % 2)
+        world.append(other, b"other %d" % number)
+    spans = {
+        Partition(name, 1): (1, 3),
+        Partition(other, 0): (8, 100),
+        Partition(name, 0): (4, 4),
+        Partition(name, 7): (0, 9),
+    }
+    batches = list(world.broker().fetch(spans))
+    assert sorted(filter(None, values(batches))) == [b"3", b"5", b"other 8", b"other 9"]
+    assert not any(batch.assigned or batch.revoked for batch in batches)
+    assert list(world.broker().fetch({})) == []
+
+
+def test_fetching_leaves_out_what_the_log_no_longer_holds(world: World, topic: Callable[..., str]) -> None:
+    name = topic()
+    for number in range(6):
+        world.append(name, b"%d" % number)
+    world.delete_records(Partition(name, 0), 3)
+    assert values(list(world.broker().fetch({Partition(name, 0): (1, 5)}))) == [b"3", b"4"]
+    assert values(list(world.broker().fetch({Partition(name, 0): (0, 2)}))) == []
+
+
+def test_fetching_from_a_missing_topic_names_it(world: World, unique: str) -> None:
+    with pytest.raises(TopicMissing, match=f"{unique}-nowhere"):
+        list(world.broker().fetch({Partition(f"{unique}-nowhere", 0): (0, 1)}))
+
+
+def test_fetched_records_are_those_of_committed_transactions(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name, out = topic(), topic()
+    stream = opened(world.broker(), name)
+    for number in range(3):
+        (place,) = stream.publish([Message(out, b"k", b"%d" % number)], {})
+        partition, offset = place
+        assert values(list(world.broker().fetch({partition: (offset, offset + 1)}))) == [b"%d" % number]
+
+
+def test_a_compacted_topic_holds_the_newest_record_of_each_key(
+    world: World, unique: str, opened: Callable[..., Stream], topic: Callable[..., str]
+) -> None:
+    state = f"{unique}-state"
+    world.broker().create_topics({state: 2}, compacted=True)
+    world.broker().create_topics({state: 2}, compacted=True)
+    assert world.broker().partitions([state]) == {state: 2}
+    stream = opened(world.broker(), topic())
+    stream.publish([Message(state, b"k", b"old")], {})
+    stream.publish([Message(state, b"k", b"new")], {})
+    assert everything(world, state)[-1] == b"new"
+
+
+def test_a_position_that_retention_overtook_goes_on_at_the_first_record_with_its_snapshot(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    for number in range(6):
+        world.append(name, b"%d" % number)
+    with closing(world.broker().stream([name])) as stream:
+        drain(stream, 6)
+        stream.publish([], {partition: Position(1, "s")})
+    world.delete_records(partition, 4)
+    batches = drain(opened(world.broker(), name), 2)
+    assert assigned(batches) == {partition: Position(4, "s")}
+    assert moved(batches) == {partition: Moved(1, 4, "retention")}
+    assert values(batches) == [b"4", b"5"]
+
+
+def test_retention_that_overtakes_a_running_stream_is_told(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    world.append(name, b"0")
+    stream = opened(world.broker(), name)
+    drain(stream, 1)
+    Event().wait(0.7)  # the fetch that is under way ends
+    for number in range(1, 6):
+        world.append(name, b"%d" % number)
+    world.delete_records(partition, 4)
+    batches = drain(stream, 2)
+    assert values(batches) == [b"4", b"5"]
+    assert moved(batches) == {partition: Moved(1, 4, "retention")}
+    assert not any(batch.assigned or batch.revoked for batch in batches)
+    stream.publish([], {partition: Position(6)})
+
+
+def test_a_position_beyond_the_end_begins_a_new_topic_without_the_old_snapshot(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    world.append(name, b"0")
+    with closing(world.broker().stream([name])) as stream:
+        drain(stream, 1)
+        stream.publish([], {partition: Position(1_000, "s")})
+    batches = drain(opened(world.broker(), name), 1)
+    assert assigned(batches) == {partition: Position(0)}
+    assert moved(batches) == {partition: Moved(1_000, 0, "recreated")}
+    assert values(batches) == [b"0"]
+
+
+def test_a_topic_made_anew_under_a_running_stream_is_revoked_and_assigned_from_its_first_record(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    for _ in range(3):
+        world.append(name, b"old")
+    stream = opened(world.broker(start="latest"), name)
+    until(stream, lambda batch: batch.assigned)
+    world.append(name, b"old")
+    drain(stream, 1)
+    world.delete_topic(name)
+    world.broker().create_topics({name: 1})
+    world.append(name, b"new 0")
+    world.append(name, b"new 1")
+    batch = until(stream, lambda batch: batch.moved)
+    assert batch.moved == {partition: Moved(4, 0, "recreated")}
+    assert batch.revoked == {partition}
+    assert batch.assigned == {partition: Position(0)}
+    got = values([batch])
+    while len(got) < 2:
+        got += values(drain(stream, 1))
+    assert got == [b"new 0", b"new 1"]
+    stream.publish([], {partition: Position(2)})
+
+
+def test_a_deleted_topic_ends_the_stream_and_is_read_whole_when_it_is_back(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    if isinstance(world, KafkaWorld) and is_embedded():
+        pytest.skip("the embedded broker makes a deleted topic anew as soon as a reader asks for it")
+    name = topic()
+    world.append(name, b"old")
+    broker = world.broker(start="latest")
+    with closing(broker.stream([name])) as stream:
+        until(stream, lambda batch: batch.assigned)
+        world.delete_topic(name)
+        with pytest.raises(Retry, match=f"'{name}' has been deleted"):
+            until(stream, lambda batch: False)
+    with pytest.raises(TopicMissing, match=name):
+        broker.stream([name])
+    broker.create_topics({name: 1})
+    world.append(name, b"new")
+    assert values(drain(opened(broker, name), 1)) == [b"new"]
+
+
+def test_a_partition_added_while_running_is_read_from_its_first_record(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "METADATA_AGE_S", 0.5)
+    name = topic()
+    stream = opened(world.broker(start="latest"), name)
+    until(stream, lambda batch: batch.assigned)
+    world.add_partitions(name, 3)
+    for number in (1, 2):
+        world.append(name, b"%d" % number, partition=number)
+    batches = drain(stream, 2)
+    assert sorted(filter(None, values(batches))) == [b"1", b"2"]
+    assert assigned(batches) == {Partition(name, 1): Position(0), Partition(name, 2): Position(0)}
+
+
+def test_a_partition_added_while_nobody_read_is_read_from_its_first_record(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    world.append(name, b"before the group")
+    broker = world.broker(start="latest")
+    with closing(broker.stream([name])) as stream:
+        until(stream, lambda batch: batch.assigned)
+    world.add_partitions(name, 2)
+    world.append(name, b"1", partition=1)
+    batches = drain(opened(broker, name), 1)
+    assert assigned(batches) == {Partition(name, 0): Position(1), Partition(name, 1): Position(0)}
+    assert values(batches) == [b"1"]
+
+
+def test_members_that_begin_a_group_together_agree_on_its_start(world: World, topic: Callable[..., str]) -> None:
+    name = topic(4)
+    for number in range(8):
+        world.append(name, b"before", partition=number % 4)
+    streams = [world.broker(instance=instance, start="latest").stream([name]) for instance in "ab"]
+    with Member(streams[0]) as first, Member(streams[1]) as second:
+        first.wait(lambda: len(first.owned) + len(second.owned) == 4)
+        for number in range(4):
+            world.append(name, b"after", partition=number)
+        first.wait(lambda: len(values(first.batches)) + len(values(second.batches)) >= 4)
+    assert set(values(first.batches) + values(second.batches)) == {b"after"}
+
+
+def test_an_idle_stream_notices_soon_that_a_newer_one_took_over(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    older = opened(world.broker(), name)
+    until(older, lambda batch: batch.assigned)
+    with Member(world.broker().stream([name])) as newer:
+        newer.wait(lambda: newer.owned == {Partition(name, 0)})
+        began = monotonic()
+        with pytest.raises(Fenced):
+            until(older, lambda batch: False)
+        assert monotonic() - began < 5
+        assert newer.owned == {Partition(name, 0)}
