@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -41,6 +43,17 @@ class Schedule:
             return False
         self._next = self._after(now)
         return True
+
+    def interval_s(self, at: datetime) -> float | None:
+        """The longest time between two trainings around `at` (seconds); None without a schedule.
+
+        Of an uneven schedule, as of weekdays only, the next training may be farther away than the last one was.
+        """
+        if self._expression is None:
+            return None
+        times = croniter(self._expression, at.astimezone(self._zone))
+        fires = [times.get_prev(), times.get_next(), times.get_next()]
+        return max(later - earlier for earlier, later in pairwise(fires))
 
     def _after(self, now: datetime) -> datetime | None:
         if self._expression is None:
@@ -95,14 +108,28 @@ class Trainer:
 _RESULTS: dict[int, Result] = {0: "promoted", UNSOUND: "unsound"}
 
 
+class Look(NamedTuple):
+    """How the watch on the store fares: when a look last succeeded and when the next one is due (monotonic seconds),
+    what the last one ran into, if anything, and how many have failed."""
+
+    good_at: float
+    next_at: float
+    trouble: str = ""
+    failed: int = 0
+
+
 class ChampionWatch:
-    """Looks at the store now and then, in a thread, and has the champion loaded before the loop asks for it."""
+    """Looks at the store now and then, in a thread, and has the champion loaded before the loop asks for it.
+
+    `look` says how that fares; it is replaced whole, so any thread may read it.
+    """
 
     def __init__(self, store: Store, settings: DetectorSettings, serving: str) -> None:
         self._store = store
         self._settings = settings
         self._seen = serving
-        self._trouble = ""
+        now = time.monotonic()
+        self.look = Look(good_at=now, next_at=now + settings.store.poll)
         self._found: Bundle | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -121,14 +148,20 @@ class ChampionWatch:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._settings.store.poll):
-            trouble = ""
+            before, trouble = self.look, ""
             try:
                 self._look()
             except (OffnominalError, OSError, RuntimeError, MemoryError) as error:
                 trouble = str(error)
-            if trouble and trouble != self._trouble:
+            if trouble and trouble != before.trouble:
                 log.error("the champion in the store cannot be used; the version in service stays", error=trouble)
-            self._trouble = trouble
+            now = time.monotonic()
+            self.look = Look(
+                good_at=before.good_at if trouble else now,
+                next_at=now + self._settings.store.poll,
+                trouble=trouble,
+                failed=before.failed + bool(trouble),
+            )
 
     def _look(self) -> None:
         version = self._store.champion()

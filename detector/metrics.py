@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from consumers.batch import Partition, RawBatch
+from consumers.batch import Moved, Partition, RawBatch
+from consumers.errors import Retry
+from detector.health import Health
 from detector.pipeline import Outcome
 
 
@@ -20,6 +24,7 @@ class Spec(NamedTuple):
     help: str
     act: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = Histogram.DEFAULT_BUCKETS
 
 
 SPECS = (
@@ -63,9 +68,6 @@ SPECS = (
         "Alarms since start, as a share of scored records.",
         "For long above twice promised_rate: real incidents, or retrain.",
     ),
-    Spec(
-        "lag_records", Gauge, "Records not yet taken, by partition.", "Growing: add replicas.", ("topic", "partition")
-    ),
     Spec("batch_seconds", Histogram, "Time to score and publish a batch (seconds).", "Growing: see lag_records."),
     Spec(
         "last_batch_timestamp_seconds", Gauge, "When the last batch was published (epoch seconds).", "Old: see readyz."
@@ -74,23 +76,88 @@ SPECS = (
     Spec("evicted_entities", Gauge, "Entities forgotten for want of room.", "Growing: raise window.max_entities."),
     Spec("version_info", Gauge, "1 for the version that serves.", "Changes with each promotion.", ("version",)),
     Spec("trainings", Counter, "Scheduled trainings that ended.", "failed or unsound: see the log.", ("result",)),
+    Spec(
+        "rejoins",
+        Counter,
+        "Times that the stream was lost and joined anew, by class of error.",
+        "Growing: see the log; a batch that takes longer than kafka.max_poll_interval_s?",
+        ("error",),
+    ),
+    Spec(
+        "position_moves",
+        Counter,
+        "Times that a partition did not go on where it should, by reason: retention, recreated, undecodable.",
+        "See the log; retention: see records_missed.",
+        ("reason",),
+    ),
+    Spec(
+        "records_missed",
+        Counter,
+        "Offsets that retention deleted before they were read, by partition.",
+        "Longer retention of the topic, or more replicas.",
+        ("topic", "partition"),
+    ),
+    Spec(
+        "replayed_records",
+        Counter,
+        "Records read again to bring back what a partition remembered.",
+        "Much at each start: lower state.every or state.records.",
+    ),
+    Spec(
+        "states_lost",
+        Counter,
+        "Partitions whose memory could not be brought back.",
+        "See the log; windows, levels and incidents of theirs began anew.",
+    ),
+    Spec("snapshots", Counter, "Snapshots of partitions written.", "Flat for longer than state.every: see the log."),
+    Spec(
+        "snapshot_bytes",
+        Histogram,
+        "Size of a snapshot as written (bytes).",
+        "Near state.max_bytes: see entities_left_out.",
+        buckets=(1e3, 1e4, 1e5, 1e6, 4e6, 16e6, 64e6, 200e6),
+    ),
+    Spec("snapshot_seconds", Histogram, "Time to write a snapshot (seconds).", "Growing: raise state.every."),
+    Spec(
+        "entities_left_out",
+        Counter,
+        "Entities that snapshots had no room for, counted at each snapshot.",
+        "Growing: raise state.max_bytes; they begin anew after a restart.",
+    ),
 )
+HEALTH_SPECS = (
+    Spec(
+        "lag_records", Gauge, "Records not yet taken, by partition.", "Growing: add replicas.", ("topic", "partition")
+    ),
+    Spec(
+        "partition_stalled_seconds",
+        Gauge,
+        "For how long a partition has stood still with records to read (seconds).",
+        "Above health.stalled_after: see readyz and the log.",
+        ("topic", "partition"),
+    ),
+    Spec(
+        "model_age_seconds",
+        Gauge,
+        "Age of the version that serves (seconds).",
+        "Above health.max_model_age: see trainings.",
+    ),
+    Spec("store_errors", Counter, "Looks at the store of versions that failed.", "Growing: see readyz."),
+)
+"""Those that are asked for when they are read: they go on growing where the loop hangs."""
 PREFIX = "offnominal_"
 
 
 class Metrics:
     """The metrics of one detector, in a registry of their own."""
 
-    def __init__(self, detector: str) -> None:
+    def __init__(self, detector: str, health: Health) -> None:
         self.registry = CollectorRegistry()
-        self._series: dict[str, Collector] = {
-            spec.name: spec.kind(PREFIX + spec.name, spec.help, ("detector", *spec.labels), registry=self.registry)
-            for spec in SPECS
-        }
+        self._series: dict[str, Collector] = {spec.name: _series(spec, self.registry) for spec in SPECS}
         self._detector = detector
         self._scored = self._alarms = 0
         self._promised = 0.0
-        self._positions: dict[Partition, int] = {}
+        self.registry.register(_HealthCollector(detector, health))
 
     def counter(self, name: str, *labels: str) -> Counter:
         series = self._series[name]
@@ -100,6 +167,11 @@ class Metrics:
     def gauge(self, name: str, *labels: str) -> Gauge:
         series = self._series[name]
         assert isinstance(series, Gauge)
+        return series.labels(self._detector, *labels)
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        series = self._series[name]
+        assert isinstance(series, Histogram)
         return series.labels(self._detector, *labels)
 
     def observe(self, batch: RawBatch, outcome: Outcome) -> None:
@@ -122,9 +194,7 @@ class Metrics:
 
     def took(self, seconds: float, finished_at: float) -> None:
         """A batch took so long, until that epoch second."""
-        series = self._series["batch_seconds"]
-        assert isinstance(series, Histogram)
-        series.labels(self._detector).observe(seconds)
+        self.histogram("batch_seconds").observe(seconds)
         self.gauge("last_batch_timestamp_seconds").set(finished_at)
 
     def serving(self, version: str) -> None:
@@ -134,22 +204,64 @@ class Metrics:
         series.clear()
         self.gauge("version_info", version).set(1)
 
-    def joined(self) -> None:
-        """The group is joined anew: partitions of before are no longer ours."""
-        self._positions.clear()
+    def lost(self, error: Retry) -> None:
+        """The stream was lost; it is joined anew."""
+        self.counter("rejoins", type(error).__name__).inc()
 
-    def turned(self, batch: RawBatch, outcome: Outcome, *, entities: int, evicted: int) -> None:
+    def moved(self, partition: Partition, moved: Moved) -> None:
+        """A partition does not go on where it should."""
+        self.counter("position_moves", moved.reason).inc()
+        if moved.reason == "retention":
+            missed = self.counter("records_missed", partition.topic, str(partition.number))
+            missed.inc(max(0, moved.found - moved.expected))
+
+    def replayed(self, records: int) -> None:
+        """So many records were read again to bring back what was remembered."""
+        self.counter("replayed_records").inc(records)
+
+    def snapshot_written(self, size: int, seconds: float, left_out: int = 0) -> None:
+        """A snapshot of `size` bytes was written in that time; it had no room for `left_out` entities."""
+        self.counter("snapshots").inc()
+        self.histogram("snapshot_bytes").observe(size)
+        self.histogram("snapshot_seconds").observe(seconds)
+        self.counter("entities_left_out").inc(left_out)
+
+    def state_lost(self) -> None:
+        """What a partition remembered could not be brought back; it begins anew."""
+        self.counter("states_lost").inc()
+
+    def turned(self, outcome: Outcome, *, entities: int, evicted: int) -> None:
         """The loop has turned, with records or without."""
         self.gauge("open_incidents").set(outcome.open_incidents)
         self.gauge("entities").set(entities)
         self.gauge("evicted_entities").set(evicted)
-        for partition in batch.revoked:
-            self._positions.pop(partition, None)
-        self._positions |= {partition: position.offset for partition, position in batch.assigned.items()}
-        self._positions |= {partition: position.offset for partition, position in outcome.positions.items()}
-        series = self._series["lag_records"]
-        assert isinstance(series, Gauge)
-        series.clear()
-        for partition, offset in self._positions.items():
-            lag = max(0, batch.ends.get(partition, offset) - offset)
-            self.gauge("lag_records", partition.topic, str(partition.number)).set(lag)
+
+
+class _HealthCollector(Collector):
+    """Asks `health` when the registry is read."""
+
+    def __init__(self, detector: str, health: Health) -> None:
+        self._detector = detector
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._health.figures()
+        values: dict[str, list[tuple[tuple[str, ...], float]]] = {
+            "lag_records": [((it.topic, str(it.number)), lag) for it, lag in figures.lag.items()],
+            "partition_stalled_seconds": [((it.topic, str(it.number)), s) for it, s in figures.stalled_s.items()],
+            "model_age_seconds": [] if figures.model_age_s is None else [((), figures.model_age_s)],
+            "store_errors": [((), figures.store_errors)],
+        }
+        for spec in HEALTH_SPECS:
+            family = GaugeMetricFamily if spec.kind is Gauge else CounterMetricFamily
+            metric = family(PREFIX + spec.name, spec.help, labels=("detector", *spec.labels))
+            for labels, value in values[spec.name]:
+                metric.add_metric((self._detector, *labels), value)
+            yield metric
+
+
+def _series(spec: Spec, registry: CollectorRegistry) -> Collector:
+    name, labels = PREFIX + spec.name, ("detector", *spec.labels)
+    if spec.kind is Histogram:
+        return Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)
+    return spec.kind(name, spec.help, labels, registry=registry)

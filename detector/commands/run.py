@@ -29,7 +29,7 @@ def run_daemon(settings: DetectorSettings, config: Path) -> None:
         training_command=[sys.executable, "-m", "detector", "train", "--config", str(config)],
     )
     web = (
-        serving(application(daemon.health, daemon.metrics.registry), settings.web)
+        serving(application(daemon.health, daemon.metrics.registry, settings.web), settings.web)
         if settings.web.enabled
         else nullcontext(None)
     )
