@@ -161,6 +161,45 @@ def alerts(
     follow_alerts(settings, as_json=json, last=last, follow=follow)
 
 
+@app.command("dead-letters")
+def dead_letters(
+    config: Config,
+    reason: Annotated[str | None, typer.Option(help="Only letters of this reason, like malformed.")] = None,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the last so many letters of the topic.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only the letters of the last so much time, like 1h.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List all letters.")] = False,
+    by_reason: Annotated[bool, typer.Option("--by-reason", help="Count by reason, do not list.")] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Send the records back to the topics they came from.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --replay: only say what would be sent.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --replay: do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at records that could not be scored, and send them back when what was wrong is mended.
+
+    Counts them by reason, or lists them where --reason, --last, --since or --all says which.
+
+    --replay sends each record once, however often it is asked for, with kafka.delivery: exactly_once. Records that were
+    cut, are empty or could not be decoded stay. The daemon scores what comes back as it scores any record: one that is
+    older than its entity's newest by more than window.late_for is taken for a clock set back.
+    """
+    settings = _load(config)
+    from detector.commands.dead_letters import count_letters, list_letters, replay_letters, window_of
+
+    if (dry_run or yes) and not replay:
+        raise typer.BadParameter("--dry-run and --yes go with --replay.")
+    if everything and (last is not None or since is not None):
+        raise typer.BadParameter("--all excludes --last and --since.")
+    window = window_of(last, since)
+    if replay:
+        replay_letters(settings, window, reason=reason, dry_run=dry_run, confirmed=yes, as_json=json)
+    elif by_reason or not (everything or reason or last or since):
+        count_letters(settings, window, reason=reason, as_json=json)
+    else:
+        list_letters(settings, window, reason=reason, as_json=json)
+
+
 @models.command("list")
 def models_list(config: Config, json: Json = False) -> None:
     """All versions, oldest first; the champion is marked."""
