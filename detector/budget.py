@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from consumers.batch import Partition
 from detector.compiled import compiled
+from detector.snapshot import State
 
 if TYPE_CHECKING:
     from detector.config import AlertSettings
@@ -104,6 +105,14 @@ class Allowance:
             _divide(time, self._state, self._daily, self._usual, rates)
             np.clip(rates, *RATES, out=rates)
         return rates
+
+    def to_state(self) -> State:
+        """What is known of the traffic."""
+        return {"traffic": self._state.copy()}
+
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._state = state["traffic"].copy()
 
 
 @compiled

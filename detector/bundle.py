@@ -13,19 +13,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from consumers.batch import Partition
 from detector import __version__
 from detector.budget import Budget
 from detector.calibration import Calibration
-from detector.config import AlertSettings, DetectorSettings
+from detector.config import AlertSettings, DetectorSettings, WindowSettings
 from detector.errors import BundleError
 from detector.features import FeatureEncoder
 from detector.level import CalibrationRows
@@ -36,6 +37,11 @@ from models.registry import build
 FORMAT = 2
 MANIFEST = "manifest.json"
 _SOFTWARE = ("torch", "numpy", "scikit-learn")
+_MISFITS = (
+    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    safetensors.SafetensorError,
+)
+"""What taking files apart raises where they do not hold what a manifest says."""
 
 
 class _Part(BaseModel):
@@ -114,7 +120,8 @@ class Manifest(_Part):
     layout: dict[str, Any]
     features: dict[str, Any]
     software: dict[str, str]
-    sha256: dict[str, str] = {}
+    sha256: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.safetensors$")], str] = {}
+    """Of each file by its name, which lies beside the manifest and nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,22 +180,23 @@ class Bundle:
                 raise BundleError(f"Version {manifest.version}: file '{name}' has SHA-256 {found}. Expected {digest}.")
         try:
             return cls._assemble(manifest, files)
-        except (KeyError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        except _MISFITS as error:
             raise BundleError(f"Version {manifest.version} does not fit together: {error}") from error
 
     @classmethod
     def _assemble(cls, manifest: Manifest, files: Mapping[str, bytes]) -> Self:
+        WindowSettings(length=manifest.features["window"])
         encoder = FeatureEncoder.from_state(manifest.features, safetensors.numpy.load(files["features.safetensors"]))
         layout = Layout.from_json(manifest.layout)
         if layout != encoder.layout:
             raise ValueError("features and models disagree on the columns")
-        models = {}
-        for record in manifest.models:
-            model = build(record.kind, layout, record.arguments)
-            model.load_state_dict(safetensors.torch.load(files[f"model-{record.kind}.safetensors"]))
-            models[record.kind] = model.eval()
+        models = {
+            record.kind: _model(record, layout, safetensors.torch.load(files[f"model-{record.kind}.safetensors"]))
+            for record in manifest.models
+        }
         calibration = Calibration.from_arrays(safetensors.numpy.load(files["calibration.safetensors"]), list(models))
         rows = CalibrationRows.from_arrays(safetensors.numpy.load(files["level.safetensors"]))
+        _require_indices(rows)
         return cls(manifest, encoder, models, calibration, rows)
 
 
@@ -199,8 +207,30 @@ def read_manifest(content: bytes) -> Manifest:
         if isinstance(data, dict) and data.get("format") != FORMAT:
             raise BundleError(f"Manifest has format {data.get('format')!r}. This release reads format {FORMAT}.")
         return Manifest.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"Manifest cannot be read: {error}") from error
+
+
+def _model(record: ModelRecord, layout: Layout, tensors: dict[str, torch.Tensor]) -> GenerativeModel:
+    """The model with these tensors. What the manifest declares takes no memory unless the file holds as much."""
+    with torch.device("meta"):
+        declared = build(record.kind, layout, record.arguments).state_dict()
+    if {name: it.shape for name, it in declared.items()} != {name: it.shape for name, it in tensors.items()}:
+        raise ValueError(f"model '{record.kind}' is declared with other shapes than its file holds")
+    model = build(record.kind, layout, record.arguments)
+    model.load_state_dict(tensors)
+    return model.eval()
+
+
+def _require_indices(rows: CalibrationRows) -> None:
+    """Raises `ValueError` unless entities and segments are numbers of rows and names: compiled code trusts them."""
+    for what, numbers, most in ("entity", rows.entity, len(rows.nats)), ("segment", rows.segment, len(rows.names)):
+        if numbers.shape != rows.nats.shape or numbers.dtype != np.int32:
+            raise ValueError(f"calibration rows are {rows.nats.shape}, their {what} {numbers.shape} {numbers.dtype}")
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < most:
+            raise ValueError(
+                f"calibration rows have {what} {numbers.min()} to {numbers.max()}. Expected 0 to {most - 1}."
+            )
 
 
 def _by_partition(numbers: Mapping[str, Mapping[int, int]]) -> dict[Partition, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -325,6 +326,14 @@ class BatchSettings(Settings):
     """Longest a record waits for others (seconds)."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine, whoever asks: localhost, 127.0.0.0/8 and ::1."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class WebSettings(Settings):
     """Health and metrics over HTTP."""
 
@@ -335,9 +344,21 @@ class WebSettings(Settings):
     enabled: bool = True
     """Whether to serve at all."""
     token: SecretStr | None = None
-    """Must come with every request as `Authorization: Bearer`; wanted unless `host` is an address of this machine."""
+    """Must come with every request as `Authorization: Bearer`; wanted unless `host` is an address of this machine.
+    Without it /healthz and /readyz tell no more than ok and phase."""
     token_file: Path | None = None
     """A file that holds the token, instead of `token`."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("token and token_file are two tokens: give one")
+        if self.enabled and not is_loopback(self.host) and self.token is None and self.token_file is None:
+            raise ValueError(
+                f"host '{self.host}' can be reached from other machines: give token (in the environment, "
+                "OFFNOMINAL__WEB__TOKEN) or token_file, or set enabled: false"
+            )
+        return self
 
 
 class HealthSettings(Settings):
@@ -405,6 +426,12 @@ class DetectorSettings(Settings):
     def _coherent(self) -> Self:
         if isinstance(self.features, list):
             self._check_fields(self.features)
+        waits = 4 * self.kafka.request_timeout_s
+        if self.health.watchdog < waits:
+            raise ValueError(
+                f"health.watchdog is {self.health.watchdog:g} s: expected at least {waits:g} s, four times "
+                "kafka.request_timeout_s, as a batch may have to wait for the broker so long"
+            )
         types = [model.type for model in self.models]
         if repeated := sorted({type_ for type_ in types if types.count(type_) > 1}):
             raise ValueError(f"models hold {', '.join(repeated)} more than once")

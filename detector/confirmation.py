@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.compiled import compiled
-from detector.entities import Visits, grown
+from detector.entities import Visits, grown, of_slots
+from detector.snapshot import State
 
 if TYPE_CHECKING:
     from detector.config import ConfirmSettings
@@ -31,6 +32,14 @@ class Confirmation:
         opening = np.zeros_like(alarm)
         _confirm(visits.slot, visits.fresh, alarm, elevated, self._recent, records, of, opening)
         return opening
+
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """What the last records in these slots were."""
+        return {"recent": of_slots(self._recent, slots)}
+
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._recent = state["recent"].copy()
 
 
 @compiled

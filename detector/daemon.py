@@ -15,14 +15,18 @@ from consumers.errors import Retry
 from consumers.stream import Broker, Stream
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
-from detector.errors import TrainingError
+from detector.errors import TooManyInvalid, TrainingError
 from detector.health import Health
 from detector.lifecycle import ChampionWatch, Schedule, Trainer
 from detector.metrics import Metrics
+from detector.pacing import Pace
 from detector.pipeline import Outcome, Pipeline
+from detector.recovery import Recovery
+from detector.state_topic import Snapshots
 from detector.store import Store
 from detector.training import require_device, train
 from detector.training_data import gather
+from detector.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -33,6 +37,14 @@ LOOK_AGAIN_S = 2.0
 """How often a missing topic, or records to train on, are looked for (seconds)."""
 RETRY_S = (0.5, 30.0)
 """First and longest pause before a new connection (seconds); doubled in between."""
+PART_OF_INTERVAL = 0.1
+"""A batch may take this part of the longest time between two polls."""
+
+_MOVED = {
+    "retention": "records were deleted before they were read; going on at the first that is left",
+    "recreated": "the topic was made anew; what was remembered of it is dropped, going on at its first record",
+    "undecodable": "records cannot be decoded; one dead letter stands for them",
+}
 
 
 class Daemon:
@@ -46,11 +58,19 @@ class Daemon:
         training_command: Sequence[str] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.health = Health()
-        self.metrics = Metrics(settings.name)
+        self.health = Health(settings.health)
+        self.metrics = Metrics(settings.name, self.health)
         self._settings = settings
         self._broker = broker
         self._store = Store(settings.store.url, settings.name)
+        self._watchdog = Watchdog(settings.health.watchdog)
+        self._snapshots = Snapshots(settings, wrote=self.metrics.snapshot_written)
+        self._recovery = Recovery(
+            *(settings, broker, self._store, self._snapshots),
+            replayed=self.metrics.replayed,
+            lost=self.metrics.state_lost,
+        )
+        self._pace = Pace(settings.batch.max_records, PART_OF_INTERVAL * settings.kafka.max_poll_interval_s)
         self._observers = (self.metrics.observe, *observers)
         self._schedule = Schedule(settings.training, datetime.now(UTC))
         self._trainer = Trainer(training_command, settings.training.timeout)
@@ -74,33 +94,50 @@ class Daemon:
         if bundle is None or self._stopping.is_set():
             return
         pipeline = Pipeline(self._settings, bundle, partitions=self._partitions)
-        self.metrics.serving(bundle.version)
+        self._serves(bundle)
         watch = ChampionWatch(self._store, self._settings, bundle.version)
-        try:
-            while not self._stopping.is_set():
-                try:
-                    self._join_and_serve(pipeline, watch, bundle)
-                except Retry as error:
-                    self.health.enter("retrying", str(error))
-                    log.warning("stream lost, joining again", error=str(error), pause_s=self._pause_s)
-                    pipeline.reset()
-                    self._stopping.wait(self._pause_s)
-                    self._pause_s = min(2 * self._pause_s, RETRY_S[1])
-        finally:
-            self.health.enter("stopping")
-            watch.stop()
-            self._trainer.stop()
+        with self._watchdog:
+            try:
+                while not self._stopping.is_set():
+                    try:
+                        self._join_and_serve(pipeline, watch, bundle)
+                    except Retry as error:
+                        self._lost(error, pipeline)
+            finally:
+                self.health.enter("stopping")
+                watch.stop()
+                self._trainer.stop()
+
+    def _lost(self, error: Retry, pipeline: Pipeline) -> None:
+        """What is remembered goes with the stream: the next one brings it back as the positions say."""
+        self.health.enter("retrying", str(error))
+        self.metrics.lost(error)
+        log.warning("stream lost, joining again", error=str(error), pause_s=self._pause_s)
+        for part in (pipeline, self._recovery, self._snapshots):
+            part.reset()
+        self._stopping.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, RETRY_S[1])
+        self._await_topics()  # one may be gone
+
+    def _serves(self, bundle: Bundle) -> None:
+        now, created = datetime.now(UTC), bundle.manifest.created
+        self.metrics.serving(bundle.version)
+        self.health.serves(
+            bundle.version, age_s=(now - created).total_seconds(), interval_s=self._schedule.interval_s(created)
+        )
 
     def _await_topics(self) -> None:
         """Waits for the topics to read, and creates those to write where they are not there."""
         topics = self._settings.stream.topics
         while not self._stopping.is_set():
+            self._watchdog.turn()
             try:
                 there = self._broker.partitions(topics)
                 missing = sorted(set(topics) - set(there))
                 if not missing:
                     self._partitions = sum(there.values())
                     self._broker.create_topics({self._settings.alerts.topic: 1, self._settings.dead_letter_topic: 1})
+                    self._broker.create_topics({self._settings.state_topic: 1}, compacted=True)
                     return
                 detail = f"topic {', '.join(missing)} is not there yet"
             except Retry as error:
@@ -163,41 +200,72 @@ class Daemon:
         self.health.enter("joining")
         self._owned.clear()
         begin = first.manifest.data.end_positions()
+        self._watchdog.turn()
         with closing(self._broker.stream(self._settings.stream.topics, begin)) as stream:
             log.info("joined", group=self._settings.group, version=pipeline.version)
-            self.metrics.joined()
             while not self._stopping.is_set():
+                self._watchdog.turn()
+                self.health.looked(watch.look)
                 if (challenger := watch.take()) is not None:
-                    pipeline.adopt(challenger)
-                    self.metrics.serving(challenger.version)
-                    log.info("another version serves", version=challenger.version)
+                    self._adopt(challenger, stream, pipeline)
                 self._turn(stream, pipeline)
                 self._retrain_if_due()
+            self._write_down(stream, pipeline)
 
     def _turn(self, stream: Stream, pipeline: Pipeline) -> None:
         """One batch: everything that comes of it is published at once, or none of it."""
-        batch = stream.poll(self._settings.batch.max_records, self._settings.batch.max_wait)
-        self._owned = (self._owned - batch.revoked) | batch.assigned.keys()
-        if self._owned:
-            self.health.enter("serving")
-        self.health.turn()
-        if batch.assigned or batch.revoked:
-            log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
+        polled = stream.poll(self._pace.records, self._settings.batch.max_wait)
         started = time.monotonic()
-        self._heard_at = started if len(batch) or batch.assigned else self._heard_at
+        self._heard_at = started if len(polled) or polled.assigned else self._heard_at
+        if polled.assigned or polled.revoked:
+            self._reassign(polled, pipeline)
+        for partition, moved in polled.moved.items():
+            log.error(_MOVED[moved.reason], partition=str(partition), expected=moved.expected, found=moved.found)
+            self.metrics.moved(partition, moved)
+        batch = self._recovery.advance(polled, stream, pipeline)
         outcome = pipeline.process(batch, idle_ms=1000 * (started - self._heard_at))
-        if len(batch) or outcome.messages:
-            stream.publish(outcome.messages, outcome.positions)
+        if outcome.refused:
+            raise TooManyInvalid(outcome.refused)
+        self._snapshots.write(stream, pipeline, outcome.unprompted)
+        positions = self._snapshots.positions(outcome.positions, outcome.unprompted)
+        if positions or outcome.messages:
+            stream.publish(outcome.messages, positions)
             self.metrics.took(time.monotonic() - started, time.time())
             for observe in self._observers:
                 observe(batch, outcome)
-        self.metrics.turned(batch, outcome, entities=pipeline.entities, evicted=pipeline.evicted)
+        self._pace.took(len(polled), time.monotonic() - started)
+        self._snapshots.write(stream, pipeline, self._snapshots.due() - self._recovery.under_way)
+        self.health.follow(polled, len(outcome.dead_letters), self._recovery.under_way)
+        self.metrics.turned(outcome, entities=pipeline.entities, evicted=pipeline.evicted)
         self._pause_s = RETRY_S[0]
+
+    def _reassign(self, batch: RawBatch, pipeline: Pipeline) -> None:
+        """Partitions have come and gone, some perhaps because there are more now."""
+        self._owned = (self._owned - batch.revoked) | batch.assigned.keys()
+        log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
+        pipeline.spread(sum(self._broker.partitions(self._settings.stream.topics).values()))
+
+    def _adopt(self, challenger: Bundle, stream: Stream, pipeline: Pipeline) -> None:
+        """Another version takes over; what it begins with is written down, as a replay would not come to it."""
+        pipeline.adopt(challenger)
+        self._serves(challenger)
+        log.info("another version serves", version=challenger.version)
+        self._snapshots.write(stream, pipeline, self._owned - self._recovery.under_way)
+
+    def _write_down(self, stream: Stream, pipeline: Pipeline) -> None:
+        """What has changed since the last snapshots, so that the next start has nothing to replay."""
+        try:
+            unwritten = self._snapshots.unwritten() - self._recovery.under_way
+            self._snapshots.write(stream, pipeline, unwritten)
+            stream.publish([], self._snapshots.positions({}, unwritten))
+        except Retry as error:
+            log.warning("stopped without snapshots, the next start replays", error=str(error))
 
     def _retrain_if_due(self) -> None:
         """Starts a training on schedule where this replica owns the first partition, and says how one ended."""
         if (result := self._trainer.poll(time.monotonic())) is not None:
             self.metrics.counter("trainings", result).inc()
+            self.health.trained(result)
             tell = log.info if result == "promoted" else log.warning
             tell("training ended", result=result)
         if not self._schedule.due(datetime.now(UTC)) or self._trainer.running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from itertools import compress, repeat
 from typing import NamedTuple, TypeVar
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
+from detector.snapshot import State
 
 T = TypeVar("T", bound=np.generic)
+V = TypeVar("V")
 
 
 def segments(columns: Columns, by: str) -> NDArray[np.object_]:
@@ -68,7 +71,7 @@ class EntityTable:
         return len(self._slots)
 
     def locate(self, entities: NDArray[np.object_]) -> Visits:
-        """Slots of the entities of n > 0 records, given in the order in which they came."""
+        """Slots of the entities of n records, given in the order in which they came."""
         names: list[str] = entities.tolist()
         self._before.clear()
         slot = self._known(names)
@@ -89,6 +92,24 @@ class EntityTable:
     def owner(self, slot: int) -> str:
         """The entity that the slot belonged to before the records located last."""
         return self._before.get(slot) or self._names[slot]
+
+    def order(self) -> NDArray[np.int64]:
+        """All slots that are lived in, that of the entity not seen for longest first."""
+        return np.fromiter(self._slots.values(), np.int64, len(self))
+
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """The entities of these slots, in ascending order."""
+        order = self.order()
+        return {
+            "evicted": self.evicted,
+            "names": [self._names[slot] for slot in slots.tolist()],
+            "order": np.searchsorted(slots, order[np.isin(order, slots)]),
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self.evicted, self._names = state["evicted"], list(state["names"])
+        self._slots = OrderedDict((self._names[slot], slot) for slot in state["order"].tolist())
 
     def _known(self, names: list[str]) -> NDArray[np.int64]:
         return np.fromiter(map(self._slots.get, names, repeat(-1)), dtype=np.int64, count=len(names))
@@ -125,7 +146,7 @@ class EntityTable:
 def everybody(table: EntityTable, n: int) -> Visits:
     """Where n records live that all share one slot of the table."""
     slot, fresh = np.zeros(n, np.int64), np.zeros(n, np.bool_)
-    if not len(table):
+    if n and not len(table):
         fresh[:1] = table.locate(np.array([""], object)).fresh
     return Visits(slot, fresh, np.arange(n), fresh)
 
@@ -134,7 +155,7 @@ def _visits(slot: NDArray[np.int64], fresh: NDArray[np.bool_]) -> Visits:
     order = np.argsort(slot, kind="stable")
     arranged = slot[order]
     first = fresh[order]
-    first[0] = True
+    first[:1] = True
     first[1:] |= arranged[1:] != arranged[:-1]
     return Visits(slot, fresh, order, first)
 
@@ -147,3 +168,15 @@ def grown(array: NDArray[T], rows: int) -> NDArray[T]:
     larger = np.zeros((max(rows, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def of_slots(array: NDArray[T], slots: NDArray[np.int64]) -> NDArray[T]:
+    """The rows (k, ...) of these slots, zero where the array does not reach so far; a copy."""
+    return grown(array, int(slots.max(initial=-1)) + 1)[slots]
+
+
+def renumbered(by_slot: Mapping[int, V], slots: NDArray[np.int64]) -> dict[int, V]:
+    """What there is of these slots, which ascend, by their place among them; in its own order."""
+    keys = np.fromiter(by_slot, np.int64, len(by_slot))
+    places, there = np.searchsorted(slots, keys).tolist(), np.isin(keys, slots).tolist()
+    return {place: value for place, value, known in zip(places, by_slot.values(), there, strict=True) if known}

@@ -5,7 +5,9 @@ OffnominalError
 ├── TrainingError      no sound model came of it: the one in service stays
 │   └── NotEnoughRows      says how many there were and how many are needed
 ├── BundleError        a stored version is damaged, or made for something else: the one in service stays
-└── StoreError         the model store cannot be read or written
+├── SnapshotError      what a partition remembered cannot be brought back: it begins anew
+├── StoreError         the model store cannot be read or written
+└── TooManyInvalid     a partition brings too many records that cannot be scored: the daemon stops
 """
 
 from __future__ import annotations
@@ -31,5 +33,13 @@ class BundleError(OffnominalError):
     """A stored version is damaged or does not fit."""
 
 
+class SnapshotError(OffnominalError):
+    """A snapshot is gone, damaged, or made for something else."""
+
+
 class StoreError(OffnominalError):
     """The model store cannot be read or written."""
+
+
+class TooManyInvalid(OffnominalError):
+    """So many records of a partition cannot be scored that going on would divert the stream to the dead letters."""

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition, RawBatch, Schema
-from consumers.decode import JsonDecoder, refusals
+from consumers.decode import MOST_TEXT_CHARACTERS, JsonDecoder, refusals
 from consumers.fields import milliseconds, number_column, split_path, within_calendar
 from detector.errors import SettingsError
 
@@ -82,7 +82,7 @@ def _lines(path: Path) -> list[bytes]:
 def _frame(path: Path) -> pl.DataFrame:
     try:
         return FRAMES[path.suffix](path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # on some damage it panics
         first = str(error).partition("\n")[0].rstrip(".")
         raise SettingsError(f"'{path}' cannot be read as {path.suffix}: {first}.") from error
 
@@ -146,7 +146,8 @@ class _FrameReader:
         return numbers.to_numpy().astype(np.float64)
 
     def texts(self, field: str) -> NDArray[np.object_]:
-        return np.array(self._cast(field, self._series(field), pl.String()).to_list(), dtype=object)
+        found = self._cast(field, self._series(field), pl.String())
+        return np.array(found.str.head(MOST_TEXT_CHARACTERS).to_list(), dtype=object)
 
     def times(self, field: str) -> NDArray[np.float64]:
         """Epoch milliseconds; infinite where there is none."""

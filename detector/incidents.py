@@ -10,8 +10,11 @@ the incident that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -19,8 +22,9 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns
 from detector.confirmation import Confirmation
-from detector.entities import Visits, grown
+from detector.entities import Visits, grown, renumbered
 from detector.recursion import NEW_REGIME, SLOW_CREEP
+from detector.snapshot import State, to_columns, to_rows
 from detector.windows import Late
 
 if TYPE_CHECKING:
@@ -65,6 +69,13 @@ class Incident:
     peak_model: str
     rank: int
     told: int
+
+
+INCIDENT = tuple(it.name for it in fields(Incident))
+incident_values = attrgetter(*INCIDENT)
+"""Of an incident, in the order of its fields: what it is made of again."""
+
+_OPEN, _ENDED, _ALERTED = ("slot", *INCIDENT), ("slot", "at", *INCIDENT), ("slot", "offset", "time")
 
 
 class Transition(NamedTuple):
@@ -166,6 +177,30 @@ class Incidents:
             for transition in self._follow(int(visits.slot[part[0]]), part, batch)
         ]
         return sorted(found, key=lambda transition: transition.row)
+
+    @property
+    def slots(self) -> list[int]:
+        """Where the entities with an open incident live."""
+        return list(self._open)
+
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """What is remembered of these slots."""
+        opened, ended = renumbered(self._open, slots), renumbered(self._ended, slots)
+        return {
+            "confirmation": self._confirmation.to_state(slots),
+            "open": to_columns(_OPEN, ((slot, *incident_values(it)) for slot, it in opened.items())),
+            "alerted": _to_state(renumbered(self._alerted, slots)),
+            "ended": to_columns(_ENDED, ((slot, it.at, *incident_values(it.incident)) for slot, it in ended.items())),
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._confirmation.restore(state["confirmation"])
+        self._open = {slot: Incident(*it) for slot, *it in to_rows(_OPEN, state["open"])}
+        self._alerted = _from_state(state["alerted"])
+        self._ended = {slot: _Ended(Incident(*it), at) for slot, at, *it in to_rows(_ENDED, state["ended"])}
+        self._is_open = np.zeros(1 + max(self._open, default=-1), np.bool_)
+        self._is_open[self.slots] = True
 
     def _amending(self, columns: Columns, decided: Decided, late: Late) -> NDArray[np.int64]:
         """The late records that changed one that may have been told: before, or now as it is elevated."""
@@ -321,6 +356,37 @@ def _record(row: int, batch: _Batch) -> Record:
         {name: float(column[row]) for name, column in columns.numbers.items()},
         {name: column[row] for name, column in columns.texts.items()},
     )
+
+
+def _to_state(alerted: Mapping[int, Sequence[Record]]) -> State:
+    """Records by slot, m in all, with their numbers (m, fields). Where a version knew other fields than another, those
+    are as if missing."""
+    rows = [(slot, record) for slot, records in alerted.items() for record in records]
+    numbers, texts = _names(record.numbers for _, record in rows), _names(record.texts for _, record in rows)
+    values = chain.from_iterable(map(record.numbers.get, numbers, repeat(math.nan)) for _, record in rows)
+    return {
+        **to_columns(_ALERTED, ((slot, record.offset, record.time) for slot, record in rows)),
+        "number_fields": numbers,
+        "numbers": np.fromiter(values, np.float64, len(rows) * len(numbers)).reshape(len(rows), len(numbers)),
+        "text_fields": texts,
+        "texts": [[*map(record.texts.get, texts)] for _, record in rows],
+    }
+
+
+def _names(records: Iterable[Mapping[str, object]]) -> list[str]:
+    """The fields that any of them has."""
+    return [*dict.fromkeys(chain.from_iterable(dict.fromkeys(map(tuple, records))))]
+
+
+def _from_state(state: State) -> dict[int, list[Record]]:
+    alerted: dict[int, list[Record]] = {}
+    rows = zip(to_rows(_ALERTED, state), state["numbers"].tolist(), state["texts"], strict=True)
+    for (slot, offset, time), numbers, texts in rows:
+        known = (
+            dict(zip(state[f"{kind}_fields"], of, strict=True)) for kind, of in (("number", numbers), ("text", texts))
+        )
+        alerted.setdefault(slot, []).append(Record(offset, time, *known))
+    return alerted
 
 
 def _grown(incident: Incident, rows: NDArray[np.int64], batch: _Batch) -> Incident:

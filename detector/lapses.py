@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from consumers.batch import Columns
 from consumers.faults import Fault
 from detector.compiled import compiled
+from detector.snapshot import State
 
 BURST = 5.0
 """Findings that an account can save up."""
@@ -176,7 +177,7 @@ class Lapses:
         self._evidence = {trouble: known for trouble, known in self._evidence.items() if wanted(trouble)}
         self._open = {trouble: known for trouble, known in self._open.items() if wanted(trouble)}
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> State:
         """Everything remembered, as JSON values."""
         return {
             "due": self._account.due,
@@ -184,17 +185,14 @@ class Lapses:
             "open": [[*trouble, *known] for trouble, known in self._open.items()],
         }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Lapses:
-        """What `to_state` gave, to go on."""
-        lapses = cls()
-        lapses._account = Account(state["due"])
-        lapses._evidence = {Trouble(*trouble): evidence for *trouble, evidence in state["evidence"]}
-        lapses._open = {
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._account = Account(state["due"])
+        self._evidence = {Trouble(*trouble): evidence for *trouble, evidence in state["evidence"]}
+        self._open = {
             Trouble(*trouble): (since, None if opened is None else Moment(*opened))
             for *trouble, since, opened in state["open"]
         }
-        return lapses
 
     def _held(self, trouble: Trouble, log: Log, first: int, showing: NDArray[np.int64], test: PageTest) -> list[Lapse]:
         """The stretches of the batch over which the trouble holds."""

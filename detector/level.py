@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.entities import Visits, grown
+from detector.entities import Visits, grown, of_slots
 from detector.recursion import (
     CREDIT,
     ENTITY,
     EXCESS_RANGE,
+    HOME,
     KNOWN,
     M0,
     MEMBERS,
@@ -35,6 +36,7 @@ from detector.recursion import (
     Q,
     follow,
 )
+from detector.snapshot import State
 
 SHRINKAGE = 100.0
 """Calibration rows of its own at which a segment counts as much as the whole."""
@@ -146,16 +148,20 @@ class Levels:
         self._memory.segments[:] = start.states[0]
         self._memory.segments[:, MEMBERS] = members
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything remembered, by name."""
-        return self._memory._asdict()
+    def to_state(self, entities: NDArray[np.int64], segments: NDArray[np.int64]) -> State:
+        """What is remembered of the entities and segments in these slots; who is left out is no member any more."""
+        known, rings, own = self._memory
+        members, kept = _members(own[:, HOME], len(known)), of_slots(own, entities)
+        levels = of_slots(known, segments)
+        levels[:, MEMBERS] -= (members - _members(kept[:, HOME], len(known)))[segments]
+        homes = np.zeros(1 + len(known))
+        homes[1 + segments] = 1 + np.arange(len(segments))
+        kept[:, HOME] = homes[kept[:, HOME].astype(np.int64)]
+        return {"segments": levels, "rings": of_slots(rings, segments), "entities": kept}
 
-    @classmethod
-    def from_arrays(cls, start: Start, arrays: Mapping[str, NDArray[Any]]) -> Levels:
-        """Levels that go on where `to_arrays` stood."""
-        levels = cls(start)
-        levels._memory = Memory(**{name: arrays[name].copy() for name in Memory._fields})
-        return levels
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._memory = Memory(*(state[name].copy() for name in Memory._fields))
 
 
 def concat(parts: Sequence[Levelled]) -> Levelled:
@@ -171,6 +177,11 @@ def _nothing(n: int) -> Levelled:
 
 def _blank(segments: int, entities: int) -> Memory:
     return Memory(np.zeros((segments, SEGMENT)), np.zeros((segments, RING), np.float32), np.zeros((entities, ENTITY)))
+
+
+def _members(home: NDArray[np.float64], segments: int) -> NDArray[np.int64]:
+    """How many entities, of which the home (e,) is a segment counted from 1, or 0 for none, each segment has."""
+    return np.bincount(home.astype(np.int64), minlength=1 + segments)[1:]
 
 
 def _at_rest(q: NDArray[np.float64], m: NDArray[np.float64]) -> NDArray[np.float64]:

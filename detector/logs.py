@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
 
 
 def configure(level: str = "info") -> None:
-    """Sets up logging for the process.
+    """Sets up logging for the process, errors that nobody expected among it.
 
-    Values that come from records are shown escaped, so that none can forge a line.
+    Text that comes from records or from a broker is shown escaped, so that none can forge a line. Tracebacks show no
+    variables: some hold secrets.
     """
-    terminal = sys.stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     shared: list[Any] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info if not terminal else _untouched,
+        structlog.processors.format_exc_info,
     ]
     threshold = getattr(logging, level.upper())
     structlog.configure(
@@ -39,18 +43,27 @@ def configure(level: str = "info") -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # The client retries by itself and says so at length; what matters comes back to us as an error.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    sys.excepthook = _unexpected
+    threading.excepthook = lambda it: _unexpected(it.exc_type, it.exc_value, it.exc_traceback)
+
+
+def escaped(text: str) -> str:
+    """The text with whatever is not printable as an escape: line breaks, control characters, marks of direction."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _escaped(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {
-        key: _printable(value) if isinstance(value, str) and key != "exception" else value
+        key: _indented(value) if key == "exception" else escaped(value) if isinstance(value, str) else value
         for key, value in event.items()
     }
 
 
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+def _indented(traceback: str) -> str:
+    """Keeps its lines, none of which can then pass for a line of the log."""
+    return "\n".join("  " + escaped(line) for line in traceback.split("\n"))
 
 
-def _untouched(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event
+def _unexpected(kind: type[BaseException], error: BaseException | None, at: TracebackType | None) -> None:
+    if issubclass(kind, Exception):  # an exit, or Ctrl-C, says for itself what it is
+        structlog.get_logger().critical("unexpected error", exc_info=(kind, error, at))

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, repeat
 from operator import is_
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from consumers.faults import Fault
 from detector.lapses import BURST, Account, Lapse, Lapses, Log, Moment, Trouble
 from detector.novelty_rules import NoveltyKind, NoveltyRules
 from detector.parts import Value
+from detector.snapshot import State
 
 MOST_TOLD = 1_000
 """Categories remembered as told; beyond it the one that was told first is forgotten."""
@@ -88,7 +89,7 @@ class Novelty:
         self._records += len(log.offsets)
         return Found(sorted(findings, key=lambda finding: finding.at), _gone(log, lacking, lost))
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> State:
         """Everything remembered, as JSON values."""
         return {
             "records": self._records,
@@ -98,15 +99,12 @@ class Novelty:
             "type": self._type.to_state(),
         }
 
-    @classmethod
-    def from_state(cls, rules: NoveltyRules, state: Mapping[str, Any]) -> Novelty:
-        """What `to_state` gave, to go on; under another version too."""
-        novelty = cls(rules)
-        novelty._records, novelty._account = state["records"], Account(state["due"])
-        novelty._told = dict.fromkeys(map(tuple, state["told"]))
-        novelty._missing, novelty._type = Lapses.from_state(state["missing"]), Lapses.from_state(state["type"])
-        novelty.adopt(rules)
-        return novelty
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._records, self._account = state["records"], Account(state["due"])
+        self._told = dict.fromkeys(map(tuple, state["told"]))
+        self._missing.restore(state["missing"])
+        self._type.restore(state["type"])
 
     def _unseen(self, log: Log, columns: Columns, marked: Mapping[int, NDArray[np.intp]]) -> Iterator[Finding]:
         """One for each new category. One for which the account has no room is told when it comes again."""

@@ -13,7 +13,7 @@ stops reporting leaves its incident open, and with it the outbreak; what opens l
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Self
@@ -25,8 +25,9 @@ from scipy.special import pdtrc
 from consumers.batch import Columns
 from detector.alerts import ENDING
 from detector.compiled import compiled
-from detector.entities import Visits
-from detector.incidents import Incident, Transition, TransitionKind
+from detector.entities import Visits, renumbered
+from detector.incidents import INCIDENT, Incident, Transition, TransitionKind, incident_values
+from detector.snapshot import State, to_columns, to_rows
 from detector.traits import Common, Traits
 
 CHANCE = 1e-6
@@ -38,6 +39,10 @@ PATIENCE = 1000.0
 """So many records in a row behind the clock by more than the window, and the clock was wrong."""
 MOST_NAMES = 20
 """Entities that an outbreak names."""
+
+NOBODY = -1
+"""In place of an outbreak, or of a slot."""
+RECENT, OPENING = ("slot", "at"), ("slot", "alone", "open", "live", *INCIDENT)
 
 # What is remembered of the clock and of what was promised.
 NOW, SLOT, LATEST, OTHER, BEHIND, ELAPSED, PROMISED, BUCKET, CLOCK = range(9)
@@ -135,7 +140,7 @@ class Outbreaks:
         self._entities, self._within = entities, float(within_ms)
         self._hold, self._remind = float(quiet_ms + within_ms), remind_ms
         self._clock, self._starts = np.zeros(CLOCK), np.zeros(BUCKETS)
-        self._clock[[NOW, SLOT, LATEST, OTHER]] = -math.inf, -1.0, -math.inf, -math.inf
+        self._clock[[NOW, SLOT, LATEST, OTHER]] = -math.inf, NOBODY, -math.inf, -math.inf
         self._traits = Traits()
         self._recent: OrderedDict[int, float] = OrderedDict()
         self._alone: dict[int, _Opening] = {}
@@ -163,33 +168,44 @@ class Outbreaks:
         self._traits.learn(columns, visits, batch.lessons)
         return sorted(told, key=lambda transition: transition.row)
 
-    def to_state(self) -> dict[str, Any]:
-        """Everything remembered: arrays, and what JSON can hold."""
+    @property
+    def slots(self) -> list[int]:
+        """Where the members of outbreaks that are not over live."""
+        return list(self._members)
+
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """What is remembered of these slots, and of all outbreaks. Of their members, others are open no more."""
+        alone, members = renumbered(self._alone, slots), renumbered(self._members, slots)
         place = {id(live): number for number, live in enumerate(self._live)}
+        before, after = (Counter(id(it.live) for it in of.values() if it.open) for of in (self._members, members))
+        clock, last = self._clock.copy(), renumbered({int(self._clock[SLOT]): None}, slots)
+        clock[SLOT] = next(iter(last), NOBODY)
+        openings = (
+            (slot, it.alone, it.open, place.get(id(it.live), NOBODY), *incident_values(it.incident))
+            for slot, it in (*alone.items(), *members.items())
+        )
         return {
-            "clock": self._clock.copy(),
+            "clock": clock,
             "starts": self._starts.copy(),
-            "traits": self._traits.to_state(),
-            "recent": list(self._recent.items()),
-            "live": [asdict(live) for live in self._live],
-            "openings": [
-                [slot, asdict(it.incident), it.alone, it.open, None if it.live is None else place[id(it.live)]]
-                for slot, it in (*self._alone.items(), *self._members.items())
-            ],
+            "traits": self._traits.to_state(slots),
+            "recent": to_columns(RECENT, renumbered(self._recent, slots).items()),
+            "live": [{**asdict(live), "open": live.open - before[id(live)] + after[id(live)]} for live in self._live],
+            "openings": to_columns(OPENING, openings),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         """Goes on where `to_state` stood."""
         self._clock, self._starts = state["clock"].copy(), state["starts"].copy()
-        self._traits = Traits.from_state(state["traits"])
-        self._recent = OrderedDict(map(tuple, state["recent"]))
+        self._traits.restore(state["traits"])
+        self._recent = OrderedDict(to_rows(RECENT, state["recent"]))
         self._live = [
             _Live(**{**live, "outbreak": _outbreak(live["outbreak"]), "told": _outbreak(live["told"])})
             for live in state["live"]
         ]
-        for slot, incident, alone, is_open, live in state["openings"]:
-            opening = _Opening(Incident(**incident), alone, is_open, None if live is None else self._live[live])
-            (self._alone if live is None else self._members)[slot] = opening
+        self._alone, self._members = {}, {}
+        for slot, alone, is_open, live, *incident in to_rows(OPENING, state["openings"]):
+            opening = _Opening(Incident(*incident), alone, is_open, None if live == NOBODY else self._live[live])
+            (self._alone if live == NOBODY else self._members)[slot] = opening
 
     def _follow(self, transition: Transition, batch: _Batch) -> Iterator[Transition]:
         """What is told of a transition of one entity: itself, its outbreak, both, or nothing."""
@@ -212,6 +228,7 @@ class Outbreaks:
     def _opened(self, transition: Transition, slot: int, now: float, batch: _Batch) -> Iterator[Transition]:
         """Itself where chance explains it, and where it joins an outbreak the beginning of that, or a rise."""
         row, _, incident, _ = transition
+        self._alone.pop(slot, None)
         known = self._members.get(slot)
         live = known.live if known is not None and known.incident.entity == incident.entity else None
         if live is None or now - live.stirred > self._hold:
@@ -231,7 +248,6 @@ class Outbreaks:
         """An entity counts once, with its last opening."""
         self._recent[slot] = now
         self._recent.move_to_end(slot)
-        self._alone.pop(slot, None)
         while (oldest := next(iter(self._recent.items())))[1] < now - self._within:
             self._recent.popitem(last=False)
             self._alone.pop(oldest[0], None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from detector.budget import Allowance, Budget
 from detector.bundle import Bundle
 from detector.compiled import compiled
 from detector.config import AlertSettings, DetectorSettings
-from detector.entities import EntityTable, Visits, everybody, grown, segments
+from detector.entities import EntityTable, Visits, everybody, grown, of_slots, renumbered, segments
+from detector.errors import SnapshotError
 from detector.incidents import Decided, Incidents, Transition
 from detector.lapses import Moment
 from detector.level import Levels, Start
@@ -23,10 +25,14 @@ from detector.mute import MuteCalendar, hush
 from detector.novelty import Finding, Novelty
 from detector.novelty_rules import NoveltyRules
 from detector.outbreaks import Outbreaks
+from detector.poison import PoisonWatch
 from detector.recursion import Levelled
 from detector.rhythm import TOPIC
 from detector.silence import Silences, SilenceWatch
+from detector.snapshot import State, to_columns, to_rows
 from detector.windows import EntityHistory, Late
+
+SILENT = ("slot", "entity", "offset", "time")
 
 
 class Service(NamedTuple):
@@ -52,6 +58,16 @@ class Service(NamedTuple):
             MuteCalendar.from_settings(settings.alerts.mute),
             bundle.manifest.steady if settings.alerts.silence == "auto" else settings.alerts.silence,
         )
+
+    @property
+    def shaping(self) -> dict[str, str]:
+        """The settings by which it is settled what a memory means: one of others cannot go on. It follows the rest."""
+        level = "online" if self.start.adapt else f"static at a rate of {self.budget.rate!r}"
+        return {
+            "calibration.by": self.settings.calibration.by,
+            "calibration.level": level,
+            "alerts.together.within": f"{self.settings.alerts.together.within!r} s",
+        }
 
     def share(self, partition: Partition, partitions: int) -> float:
         """The partition's part of the budget."""
@@ -93,6 +109,7 @@ class PartitionMemory:
         self.outbreaks = _outbreaks(service.settings.alerts)
         self._novelty = Novelty(service.rules)
         self._silence = SilenceWatch()
+        self.poison = PoisonWatch(service.settings.dead_letters)
         self._last_offset = np.zeros(0, np.int64)
         self._silent: dict[int, tuple[str, Moment]] = {}
         self._hushed = np.zeros(0, np.bool_)
@@ -106,10 +123,93 @@ class PartitionMemory:
         self._allowance.allot(service.budget, share)
         self._levels.adopt(service.start)
         self._novelty.adopt(service.rules)
+        self._keep_watched()
+
+    def allot(self, share: float) -> None:
+        """Another share of the budget."""
+        self._allowance.allot(self._service.budget, share)
+
+    @property
+    def version(self) -> str:
+        return self._service.bundle.version
+
+    def sparable(self) -> NDArray[np.int64]:
+        """Slots of all entities, that of the one to be spared first in front: they without an open incident or a part
+        in an outbreak come before the others, and each time the one not seen for longest first."""
+        order = self.entities.order()
+        troubled = np.isin(order, [*self.incidents.slots, *self.outbreaks.slots])
+        return order[np.argsort(troubled, kind="stable")]
+
+    def to_state(self, slots: NDArray[np.int64] | None = None) -> State:
+        """A copy of what is remembered between two batches. Where slots are given, in ascending order, of the entities
+        in these, and of as many segments or as great a part of them: what is left out begins anew."""
+        slots = np.arange(len(self.entities)) if slots is None else slots
+        places = self._places(len(slots))
+        own = self._service.settings.calibration.by == "entity"
+        return {
+            "version": self.version,
+            "settings": [*self._service.shaping.items()],
+            "entities": self.entities.to_state(slots),
+            "segments": self._segments.to_state(places),
+            "history": self._history.to_state(slots),
+            "allowance": self._allowance.to_state(),
+            "levels": self._levels.to_state(slots, slots if own else places),
+            "incidents": self.incidents.to_state(slots),
+            "outbreaks": self.outbreaks.to_state(slots),
+            "novelty": self._novelty.to_state(),
+            "silence": self._silence.to_state(slots),
+            "poison": self.poison.to_state(),
+            "silent": to_columns(SILENT, self._silent_rows(slots)),
+            "last_offset": of_slots(self._last_offset, slots),
+            "hushed": of_slots(self._hushed, slots),
+            "excused": [*self._reach],
+            "reach": np.array([of_slots(reach, slots) for reach in self._reach.values()], np.int64),
+        }
+
+    @classmethod
+    def restore(cls, service: Service, share: float, state: State) -> Self:
+        """Goes on where `to_state` stood, under the same version: what comes of further records is what would have.
+
+        Raises `SnapshotError` for a state of another version, of settings under which it meant something else, or that
+        does not fit together. Where `window.max_entities` has been lowered, only so many are taken.
+        """
+        try:
+            _require_fit(service, state)
+            memory = cls(service, share)
+            memory._restore(state)
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise SnapshotError(f"Snapshot does not fit together: {error!r}") from error
+        most = service.settings.window.max_entities
+        if max(len(memory.entities), len(memory._segments)) > most:
+            return cls.restore(service, share, memory.to_state(np.sort(memory.sparable()[-most:])))
+        return memory
+
+    def _places(self, entities: int) -> NDArray[np.int64]:
+        """Slots of the segments to keep beside so many entities, in ascending order: those that were seen last."""
+        there, order = len(self._segments), self._segments.order()
+        part = math.ceil(there * entities / max(1, len(self.entities)))
+        return np.sort(order[max(0, there - min(max(entities, part), self._service.settings.window.max_entities)) :])
+
+    def _restore(self, state: State) -> None:
+        self.entities.restore(state["entities"])
+        self._segments.restore(state["segments"])
+        self._history.restore(state["history"])
+        self._allowance.restore(state["allowance"])
+        self._levels.restore(state["levels"])
+        self.incidents.restore(state["incidents"])
+        self.outbreaks.restore(state["outbreaks"])
+        self._novelty.restore(state["novelty"])
+        self._silence.restore(state["silence"])
+        self.poison = PoisonWatch.from_state(state["poison"], self._service.settings.dead_letters)
+        rows = to_rows(SILENT, state["silent"])
+        self._silent = {slot: (entity, Moment(offset, time)) for slot, entity, offset, time in rows}
+        self._last_offset, self._hushed = state["last_offset"].copy(), state["hushed"].copy()
+        self._reach = dict(zip(state["excused"], state["reach"].copy(), strict=True))
+        self._keep_watched()
 
     def see(self, columns: Columns, faults: Sequence[Fault]) -> Seen:
         """Takes in decoded records, and the faulty ones among them. What was told to be gone surprises nobody more."""
-        visits = self.entities.locate(columns.entity) if len(columns) else everybody(self.entities, 0)
+        visits = self.entities.locate(columns.entity)
         x, late = self._history.windows(columns, visits)
         if not self._service.settings.alerts.novelty:
             return Seen(columns, visits, x, late, [])
@@ -191,6 +291,17 @@ class PartitionMemory:
                 self._silent[slot] = entity, since
                 yield Quiet(entity, False, Moment(offset, since_ms + lasted_ms), since, entities)
 
+    def _silent_rows(self, slots: NDArray[np.int64]) -> Iterator[tuple[int, str, int, int]]:
+        """Who is told to be silent, of these slots and of all together."""
+        together = {TOPIC: self._silent[TOPIC]} if TOPIC in self._silent else {}
+        for slot, (entity, since) in {**renumbered(self._silent, slots), **together}.items():
+            yield slot, entity, *since
+
+    def _keep_watched(self) -> None:
+        """Rhythms go on only while they are heard: those of a while ago would take every entity for silent."""
+        if not self._service.watch_silence:
+            self._silence, self._silent = SilenceWatch(), {}
+
     def _muted(self, *times: int) -> bool:
         return bool(self._service.mute) and bool(self._service.mute.muted(np.array(times, np.int64)).any())
 
@@ -203,6 +314,14 @@ def _reaching(visits: Visits, window: int, reach: NDArray[np.int64], rows: NDArr
         left = 0 if visits.fresh[i] else reach[slot]
         reach[slot] = window - 1 if rows[i] else max(0, left - 1)
         rows[i] = rows[i] or left > 0
+
+
+def _require_fit(service: Service, state: State) -> None:
+    """Raises `SnapshotError` where the state was made for something else."""
+    now = {"version": service.bundle.version, **service.shaping}
+    was = {"version": state["version"], **dict(state["settings"])}
+    if differences := [f"{key} {was.get(key)!r}, not {now[key]!r}" for key in now if was.get(key) != now[key]]:
+        raise SnapshotError(f"Snapshot was made under {'; '.join(differences)}.")
 
 
 def _outbreaks(alerts: AlertSettings) -> Outbreaks:

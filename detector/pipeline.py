@@ -7,6 +7,7 @@ records alone, not on where batches end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
-from consumers.decode import DeadLetterReason, JsonDecoder, dead_letter_message
+from consumers.dead_letters import dead_letter_message, undecodable_message
+from consumers.decode import DeadLetterReason, JsonDecoder
 from consumers.faults import Fault, faults
 from detector.alerts import Alert
 from detector.bundle import Bundle
@@ -25,8 +27,10 @@ from detector.incidents import Decided, Transition
 from detector.late import judged_again, told_again
 from detector.level import concat
 from detector.partition import PartitionMemory, Seen, Service, decision
+from detector.poison import refusal
 from detector.reasons import Reasoner
 from detector.relevance import Relevance
+from detector.snapshot import packed, unpack
 from detector.telling import Teller, is_of_its_record
 from models.scorer import Scorer
 
@@ -36,7 +40,8 @@ class Outcome:
     """What became of a batch. Every record is either a row of `columns`, scored, or a dead letter.
 
     `decided` holds what was decided of each row and `promised` (n,) the alarms per record that it was promised;
-    `messages` holds alerts and dead letters, to be published together with `positions`.
+    `messages` holds alerts and dead letters, to be published together with `positions`, unless `refused` says why not.
+    What `unprompted` partitions told came of no record: a replay of the log would tell it again.
     """
 
     columns: Columns
@@ -46,8 +51,10 @@ class Outcome:
     dead_letters: Sequence[DeadLetter]
     messages: Sequence[Message]
     positions: Mapping[Partition, Position]
+    unprompted: frozenset[Partition]
     open_incidents: int
     version: str
+    refused: str | None = None
 
     @property
     def records(self) -> int:
@@ -74,20 +81,58 @@ class Pipeline:
         self._memories: dict[Partition, PartitionMemory] = {}
         self._serve(bundle)
 
+    def beside(self, bundle: Bundle) -> Pipeline:
+        """One like this, of the same or of another version, that remembers nothing yet."""
+        other = copy(self)
+        other._memories = {}
+        if bundle is not self.bundle:
+            other._serve(bundle)
+        return other
+
     def adopt(self, bundle: Bundle) -> None:
         """Another version takes over: windows are carried into its scale, levels begin where it was calibrated, open
         incidents stay open."""
         self._serve(bundle)
         for partition, memory in self._memories.items():
-            memory.adopt(self._service, self._service.share(partition, self._partitions))
+            memory.adopt(self._service, self._share(partition))
+
+    def spread(self, partitions: int) -> None:
+        """The topics have so many partitions in all now: their shares of the budget follow."""
+        self._partitions = partitions
+        for partition, memory in self._memories.items():
+            memory.allot(self._share(partition))
 
     def reset(self) -> None:
         """Forgets all partitions, as after losing the stream; they are assigned anew."""
         self._memories.clear()
 
+    def release(self, partition: Partition) -> PartitionMemory | None:
+        """Gives up a partition, and what was remembered of it, if anything."""
+        return self._memories.pop(partition, None)
+
+    def take_over(self, partition: Partition, memory: PartitionMemory) -> None:
+        """Goes on with what another pipeline remembered of a partition."""
+        if memory.version == self.version:
+            memory.allot(self._share(partition))
+        else:
+            memory.adopt(self._service, self._share(partition))
+        self._memories[partition] = memory
+
+    def packed(self, partition: Partition) -> tuple[bytes, int]:
+        """All that is remembered of a partition, and how many entities were left out, by `state.max_bytes`."""
+        return packed(self._memory(partition), self._settings.state.max_bytes)
+
+    def restore(self, partition: Partition, snapshot: bytes) -> None:
+        """Remembers what `packed` gave, under this version. Raises `SnapshotError` where that makes no sense."""
+        self._memories[partition] = PartitionMemory.restore(self._service, self._share(partition), unpack(snapshot))
+
+    @property
+    def bundle(self) -> Bundle:
+        return self._service.bundle
+
     @property
     def version(self) -> str:
-        return self._service.bundle.version
+        return self.bundle.version
 
     @property
     def open_incidents(self) -> int:
@@ -107,14 +152,23 @@ class Pipeline:
     def process(self, batch: RawBatch, *, idle_ms: float = 0.0) -> Outcome:
         """Takes a batch through the whole line; `idle_ms` is how long no record has come, where it is empty. The batch
         must be published before the next one is processed."""
-        for partition in (*batch.revoked, *batch.assigned):
-            self._memories.pop(partition, None)
         columns, letters = self._decoder.decode(batch)
         outcome = self.judge(columns, faults(self._schema, batch, letters), idle_ms=idle_ms)
         letters = [*letters, *outcome.dead_letters]
         topic, max_bytes = self._settings.dead_letter_topic, self._settings.dead_letters.max_bytes
         dead = [dead_letter_message(batch, letter, topic=topic, max_bytes=max_bytes) for letter in letters]
-        return replace(outcome, dead_letters=letters, messages=[*outcome.messages, *dead], positions=batch.positions())
+        lost = {partition: it for partition, it in batch.moved.items() if it.reason == "undecodable"}
+        dead += [undecodable_message(it, moved.expected, moved.found, topic=topic) for it, moved in lost.items()]
+        passed = {partition: Position(moved.found) for partition, moved in lost.items()}
+        positions = {**passed, **{it: max(at, passed.get(it, at)) for it, at in batch.positions().items()}}
+        return replace(
+            outcome,
+            dead_letters=letters,
+            messages=[*outcome.messages, *dead],
+            positions=positions,
+            unprompted=outcome.unprompted - positions.keys(),
+            refused=refusal(batch, letters, lambda partition: self._memory(partition).poison),
+        )
 
     def judge(
         self, columns: Columns, faulty: Mapping[Partition, Sequence[Fault]] | None = None, *, idle_ms: float = 0.0
@@ -124,7 +178,8 @@ class Pipeline:
         judged = self._judged(columns, seen)
         scored = np.isfinite(judged.decided.static_nats)
         unscored = [] if scored.all() else columns.row[~scored].tolist()
-        alerts = [*self._alerts(columns, seen, judged), *self._others(seen, idle_ms)]
+        others = list(self._others(seen, idle_ms))
+        alerts = [*self._alerts(columns, seen, judged), *(alert for _, alert in others)]
         return Outcome(
             columns=columns.take(scored) if unscored else columns,
             decided=judged.decided.take(scored) if unscored else judged.decided,
@@ -133,6 +188,7 @@ class Pipeline:
             dead_letters=[DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number") for row in unscored],
             messages=[alert.message(self._settings.alerts.topic) for alert in alerts],
             positions={},
+            unprompted=frozenset(partition for partition, _ in others),
             open_incidents=self.open_incidents,
             version=self.version,
         )
@@ -151,9 +207,11 @@ class Pipeline:
 
     def _memory(self, partition: Partition) -> PartitionMemory:
         if partition not in self._memories:
-            share = self._service.share(partition, self._partitions)
-            self._memories[partition] = PartitionMemory(self._service, share)
+            self._memories[partition] = PartitionMemory(self._service, self._share(partition))
         return self._memories[partition]
+
+    def _share(self, partition: Partition) -> float:
+        return self._service.share(partition, self._partitions)
 
     def _seen(self, columns: Columns, faulty: Mapping[Partition, Sequence[Fault]]) -> dict[Partition, Seen]:
         """What is there of each partition: those with records in the order of the columns, then all others."""
@@ -228,12 +286,13 @@ class Pipeline:
         rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes])
         return told_again(columns.take(causes), again), rescored
 
-    def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[Alert]:
+    def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[tuple[Partition, Alert]]:
         """Alerts of kinds that likelihood does not tell of."""
         for partition, part in seen.items():
-            yield from (self._teller.finding(partition, finding) for finding in part.findings)
+            for finding in part.findings:
+                yield partition, self._teller.finding(partition, finding)
             for quiet in self._memory(partition).listen(part, idle_ms):
-                yield self._teller.silence(partition, quiet)
+                yield partition, self._teller.silence(partition, quiet)
 
 
 def _places(seen: Mapping[Partition, Seen]) -> dict[Partition, slice]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.entities import grown
 from detector.rhythm import (
+    AWAY,
     BLOCK,
     COUNT,
     DUE,
     ELAPSED,
     ENTITY,
+    GONE,
     HEARD,
     NEXT,
     NOW,
     PARTITION,
     PREVIOUS,
     STANDING,
+    TOGETHER,
     Found,
     Memory,
     hear,
@@ -28,6 +30,7 @@ from detector.rhythm import (
 )
 from detector.rhythm import READY as READY
 from detector.rhythm import TOPIC as TOPIC
+from detector.snapshot import State
 
 
 class Silences(NamedTuple):
@@ -91,16 +94,21 @@ class SilenceWatch:
         elapsed = self._memory.partition[ELAPSED] + max(0.0, now_ms - self.clock_ms)
         return _silences(overdue(elapsed, self._memory))
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything remembered, by name."""
-        return self._memory._asdict()
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """The rhythms of these slots. Of those silent together, others do not count any more."""
+        self._make_room(int(slots.max(initial=-1)) + 1)
+        at, partition = self._memory.entities, self._memory.partition.copy()
+        entities = at[slots]
+        away = int((entities[:, STANDING] == TOGETHER).sum())
+        partition[[GONE, AWAY]] = partition[GONE] - (partition[AWAY] - away) if away else 0.0, away
+        return {"entities": entities, "partition": partition}
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SilenceWatch:
-        """A watch that goes on where `to_arrays` stood."""
-        watch = cls()
-        watch._memory = Memory(**{name: arrays[name].copy() for name in Memory._fields})
-        return watch
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        entities, partition = state["entities"].copy(), state["partition"].copy()
+        blocks = np.array([entities[first : first + BLOCK, DUE].min() for first in range(0, len(entities), BLOCK)])
+        partition[NEXT] = blocks.min(initial=np.inf)
+        self._memory = Memory(entities, partition, blocks)
 
     def _make_room(self, slots: int) -> None:
         entities, partition, blocks = self._memory

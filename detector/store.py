@@ -19,17 +19,23 @@ import fsspec  # type: ignore[import-untyped]  # ships no types
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # as above
 
 from detector.bundle import MANIFEST, Bundle, Manifest, read_manifest
-from detector.errors import BundleError, StoreError
+from detector.errors import BundleError, SettingsError, StoreError
 
 _CHAMPION = "champion.json"
-_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+_VERSION = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}")
 _HISTORY = 100
+_PASSWORD = re.compile(r"//[^/@]*:[^/@]*@")
+_LARGEST_JSON, _LARGEST_FILE = 8 << 20, 1 << 30
+"""Bytes of a manifest or of the pointer, and of any other file of a version, beyond which it is not read."""
 
 
 class Store:
     """The versions of one detector at an fsspec URL."""
 
     def __init__(self, url: str, detector: str) -> None:
+        """Raises `SettingsError` for a URL with a password: it would stand in every message about the store."""
+        if _PASSWORD.search(url):
+            raise SettingsError("store.url holds a password. Expected it in the environment of the store's own client.")
         self.url = url
         with _translated(url):
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -50,7 +56,8 @@ class Store:
         manifest = self.manifest(version)
         folder = self._folder(version)
         with _translated(self.url):
-            files = {name: self._read(f"{folder}/{name}") for name in (*manifest.sha256, MANIFEST)}
+            files = {name: self._read(f"{folder}/{name}", _LARGEST_FILE) for name in manifest.sha256}
+            files[MANIFEST] = self._read(f"{folder}/{MANIFEST}", _LARGEST_JSON)
         bundle = Bundle.from_files({name: content for name, content in files.items() if content is not None})
         if bundle.version != version:
             raise BundleError(f"Folder '{version}' holds version {bundle.version}.")
@@ -59,7 +66,7 @@ class Store:
     def manifest(self, version: str) -> Manifest:
         """What a version is, without loading it."""
         with _translated(self.url):
-            content = self._read(f"{self._folder(version)}/{MANIFEST}")
+            content = self._read(f"{self._folder(version)}/{MANIFEST}", _LARGEST_JSON)
         if content is None:
             raise BundleError(
                 f"Version '{version}' is not in the store {self.url}. It holds {self.versions() or 'none'}."
@@ -85,14 +92,17 @@ class Store:
     def history(self) -> list[str]:
         """Versions in the order in which they were made champion; the last one serves."""
         with _translated(self.url):
-            content = self._read(f"{self._root}/{_CHAMPION}")
+            content = self._read(f"{self._root}/{_CHAMPION}", _LARGEST_JSON)
         if content is None:
             return []
         try:
             data = json.loads(content)
-            return [*map(str, data["history"]), str(data["version"])]
-        except (ValueError, KeyError, TypeError) as error:
+            history = [*map(str, data["history"]), str(data["version"])]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{self._root}/{_CHAMPION} cannot be read: {error}") from error
+        if strange := [version for version in history if not _VERSION.fullmatch(version)]:
+            raise StoreError(f"{self._root}/{_CHAMPION} names {strange[0][:50]!r}, which is no version.")
+        return history
 
     def promote(self, version: str) -> None:
         """Makes a whole version champion."""
@@ -120,7 +130,7 @@ class Store:
 
     def _folder(self, version: str) -> str:
         if not _VERSION.fullmatch(version):
-            raise BundleError(f"'{version}' is no version. Expected a name like 20260301T030000Z-4be1.")
+            raise BundleError(f"{version[:50]!r} is no version. Expected a name like 20260301T030000Z-4be1.")
         return f"{self._root}/{version}"
 
     def _point(self, history: list[str]) -> None:
@@ -129,9 +139,12 @@ class Store:
             self._files.makedirs(self._root, exist_ok=True)
             self._replace(f"{self._root}/{_CHAMPION}", content)
 
-    def _read(self, path: str) -> bytes | None:
+    def _read(self, path: str, most: int) -> bytes | None:
+        """Raises `StoreError` before it takes memory where the file has more bytes than that."""
         try:
-            content: bytes = self._files.cat_file(path)
+            if (size := self._files.size(path)) > most:
+                raise StoreError(f"'{path}' has {size:,} bytes. Expected at most {most:,}.")
+            content: bytes = self._files.cat_file(path, end=size)
         except FileNotFoundError:
             return None
         return content

@@ -4,17 +4,18 @@ what some of them have in common can be told from what all have."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
 from detector.compiled import compiled
-from detector.entities import Visits, grown
+from detector.entities import Visits, grown, of_slots
+from detector.snapshot import State
 
 SHARED, LIFT, MOST_COMMON = 0.8, 2.0, 3
 """What is common, at least this share of the members has, and so many times the share of all others; so much is named
@@ -81,19 +82,23 @@ class Traits:
         best = [min(shared, key=lambda it: (it.likeness, -len(it.value))) for shared in found if shared]
         return tuple(sorted(best, key=lambda it: it.likeness)[:MOST_COMMON])
 
-    def to_state(self) -> dict[str, Any]:
-        """Everything remembered: arrays, and what JSON can hold."""
-        texts = {name: [list(it.numbers), it.of.copy()] for name, it in self._fields.items()}
-        return {"fields": texts, "seen": self._seen.copy(), "inhabited": self._inhabited}
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """What the entities in these slots are."""
+        kept = [texts.of_slots(slots) for texts in self._fields.values()]
+        return {
+            "fields": list(self._fields),
+            "texts": [list(texts.numbers) for texts in kept],
+            "of": np.array([texts.of for texts in kept], np.int32).reshape(len(kept), len(slots)),
+            "seen": of_slots(self._seen, slots),
+        }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Traits:
-        """What `to_state` gave, to go on."""
-        traits = cls()
-        traits._seen, traits._inhabited = state["seen"].copy(), state["inhabited"]
-        for name, (texts, of) in state["fields"].items():
-            traits._fields[name] = _Texts({text: number for number, text in enumerate(texts)}, of.copy())
-        return traits
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        self._seen, self._inhabited = state["seen"].copy(), len(state["seen"])
+        self._fields = {
+            name: _Texts({text: number for number, text in enumerate(texts)}, of.copy())
+            for name, texts, of in zip(state["fields"], state["texts"], state["of"], strict=True)
+        }
 
 
 @dataclass(slots=True)
@@ -111,7 +116,15 @@ class _Texts:
             found[place] = self._number(texts[place])
         self.of[slots] = found
         if len(self.numbers) > max(FEWEST_TEXTS, 2 * len(self.of)):
-            self._forget()
+            kept = self.of_slots(np.arange(len(self.of)))
+            self.numbers, self.of = kept.numbers, kept.of
+
+    def of_slots(self, slots: NDArray[np.int64]) -> _Texts:
+        """Those of the entities in these slots alone, numbered in alphabetical order."""
+        of, texts = of_slots(self.of, slots), list(self.numbers)
+        held = {None, *(texts[number] for number in np.unique(of).tolist())}
+        numbers = {text: new for new, text in enumerate(sorted(held, key=lambda text: (text is not None, text or "")))}
+        return _Texts(numbers, np.array([numbers.get(text, 0) for text in texts], np.int32)[of])
 
     def shared(self, name: str, members: NDArray[np.int64], others: NDArray[np.int64]) -> Iterator[Common]:
         """Texts, in `NAME` beginnings of any length, that are common to the members."""
@@ -131,12 +144,6 @@ class _Texts:
 
     def _number(self, text: str | None) -> int:
         return 0 if text is None or len(text) > LONGEST_TEXT else self.numbers.setdefault(text, len(self.numbers))
-
-    def _forget(self) -> None:
-        """Texts that no entity has any more."""
-        texts, kept = list(self.numbers), np.unique(np.append(self.of, 0))
-        self.numbers = {texts[old]: new for new, old in enumerate(kept.tolist())}
-        self.of = np.searchsorted(kept, self.of).astype(np.int32)
 
 
 def _beginning(name: str) -> str | None:

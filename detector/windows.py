@@ -7,7 +7,7 @@ what is ahead of it is forgotten. So a time from the far future harms no record 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from detector.compiled import compiled
 from detector.entities import Visits, grown
 from detector.features import FeatureEncoder
 from detector.parts import Previous, remembered
+from detector.snapshot import State
+
+T = TypeVar("T", bound=np.generic)
 
 LATE = 8
 """A record that at most so many of its entity have overtaken still finds all of its window, and changes theirs."""
@@ -117,6 +120,38 @@ class EntityHistory:
         else:
             self._memory = memory._replace(rows=rows.reshape(slots, places, encoder.layout.columns))
         self._encoder = encoder
+
+    def to_state(self, slots: NDArray[np.int64]) -> State:
+        """What is remembered of these slots, the records of each in order of time, and zeros behind them."""
+        memory, most = self._memory, self._memory.time.shape[1] - 1
+        known, line = memory.known[slots], memory.line[slots, :most]
+        vacant = np.arange(most) >= known[:, None]
+        return {
+            "known": known,
+            "time": _in_line(memory.time, slots, line, vacant),
+            "offset": _in_line(memory.offset, slots, line, vacant),
+            "values": _in_line(memory.values, slots, line, vacant),
+            "rows": _in_line(memory.rows, slots, line, vacant),
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on where `to_state` stood."""
+        memory = Memory.blank(len(state["known"]), self._encoder)
+        memory.known[:] = state["known"]
+        for name in ("time", "offset", "values", "rows"):
+            lined_up = state[name]
+            getattr(memory, name)[:, : lined_up.shape[1]] = lined_up
+        self._memory = memory
+
+
+def _in_line(
+    array: NDArray[T], slots: NDArray[np.int64], line: NDArray[np.int16], vacant: NDArray[np.bool_]
+) -> NDArray[T]:
+    """What is remembered by place (slots, places, ...), in order of time (k, most, ...) and zero in vacant places."""
+    places = array.shape[1]
+    found = array[slots[:, None], line[:, :places]]
+    found[vacant[:, :places]] = 0
+    return found
 
 
 def _newest(memory: Memory, old: FeatureEncoder, new: FeatureEncoder) -> Memory:

@@ -34,7 +34,12 @@ SEVERITY_COLOURS = {"minor": "yellow", "major": "dark_orange", "critical": "red"
 
 def connect(settings: DetectorSettings) -> Broker:
     """The broker of these settings."""
-    return KafkaPythonBroker(settings.kafka, group=settings.group, client_id=f"offnominal-{settings.name}")
+    return KafkaPythonBroker(
+        settings.kafka,
+        group=settings.group,
+        client_id=f"offnominal-{settings.name}",
+        max_bytes=settings.batch.max_bytes,
+    )
 
 
 def print_alert(alert: Alert, *, as_json: bool) -> None:

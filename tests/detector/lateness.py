@@ -15,6 +15,7 @@ from detector.config import FeatureSettings
 from detector.entities import EntityTable
 from detector.features import FeatureEncoder
 from detector.parts import Previous
+from detector.snapshot import pack, unpack
 from detector.windows import LATE, EntityHistory, Late
 
 MINUTE = 60_000
@@ -68,6 +69,12 @@ class Feed:
         data = columns(rows, self.seen)
         self.seen += len(rows)
         return self.history.windows(data, self.table.locate(data.entity))
+
+    def restart(self) -> None:
+        """Goes on from what was remembered."""
+        state = unpack(pack(self.history.to_state(np.arange(len(self.table)))))
+        self.history = EntityHistory(self.history._encoder, LATE_FOR * 60)
+        self.history.restore(state)
 
 
 class Known(NamedTuple):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from detector.entities import EntityTable, Visits, everybody
 from detector.level import CalibrationRows, Levels, Start
 from detector.recursion import Levelled, Q
+from detector.snapshot import State
 
 RATE = 0.01
 CALIBRATED = 2_000
@@ -28,6 +29,10 @@ class Partitioned:
         visits = self._entities.locate(entity)
         places = self._places(visits, segment)
         return self.levels.decide(nats, np.broadcast_to(rate, len(nats)).copy(), visits, places, segment)
+
+    def state(self) -> State:
+        entities, segments = (np.arange(len(table)) for table in (self._entities, self._segments))
+        return self.levels.to_state(entities, entities if self._by == "entity" else segments)
 
     def _places(self, visits: Visits, segment: Names) -> Visits:
         if self._by == "entity":
@@ -52,7 +57,7 @@ class Alone:
 
     @property
     def q(self) -> float:
-        return float(self._partition.levels.to_arrays()["segments"][0, Q])
+        return float(self._partition.state()["segments"][0, Q])
 
 
 def same(n: int, name: str = "a") -> Names:

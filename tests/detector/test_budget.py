@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from consumers.batch import Partition
 from detector.budget import DAY_MS, DEFAULT_RATE, RATES, Allowance, Budget, per_day
 from detector.config import AlertSettings
+from detector.snapshot import pack, unpack
 
 START_MS = 1_767_225_600_000
 USUAL = 2_000
@@ -169,8 +170,14 @@ steps = st.lists(
 
 @settings(deadline=None)
 @given(steps, st.lists(st.integers(0, 80), max_size=6), st.sampled_from([3, USUAL]))
-def test_rates_do_not_depend_on_where_batches_end(jumps: Sequence[int], cuts: Sequence[int], usual: float) -> None:
+def test_rates_depend_neither_on_where_batches_end_nor_on_restarts(
+    jumps: Sequence[int], cuts: Sequence[int], usual: float
+) -> None:
     time, budget = START_MS + np.cumsum(jumps), Budget(0.01, DAILY, usual)
     parts, edges = Allowance(budget, 0.7), sorted({0, len(time), *(cut for cut in cuts if cut < len(time))})
-    found = np.concatenate([parts.rates(time[start:stop]) for start, stop in pairwise(edges)])
-    np.testing.assert_array_equal(found, Allowance(budget, 0.7).rates(time))
+    found = []
+    for start, stop in pairwise(edges):
+        found.append(parts.rates(time[start:stop]))
+        state, parts = unpack(pack(parts.to_state())), Allowance(budget, 0.7)
+        parts.restore(state)
+    np.testing.assert_array_equal(np.concatenate(found), Allowance(budget, 0.7).rates(time))

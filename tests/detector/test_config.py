@@ -245,10 +245,16 @@ def test_a_model_may_not_come_twice() -> None:
         {"dead_letters": {"topic": "metrics"}},
         {"dead_letters": {"topic": "alerts"}},
         {"stream": {"topics": ["metrics", "alerts-dead-letters"]}},
+        {"state": {"topic": "alerts"}},
     ],
 )
-def test_topics_of_records_alerts_and_dead_letters_must_differ(changed: dict[str, Any]) -> None:
-    assert "topics of records, alerts and dead letters must differ" in refusal(**changed)
+def test_topics_of_records_alerts_dead_letters_and_state_must_differ(changed: dict[str, Any]) -> None:
+    assert "topics of records, alerts, dead letters and state must differ" in refusal(**changed)
+
+
+def test_a_watchdog_shorter_than_a_batch_may_wait_for_the_broker_is_refused() -> None:
+    told = refusal(health={"watchdog": "60s"})
+    assert "health.watchdog is 60 s: expected at least 120 s" in told
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition
-from detector.entities import EntityTable, everybody, grown, segments
+from detector.entities import EntityTable, everybody, grown, of_slots, renumbered, segments
+from detector.snapshot import pack, unpack
 
 
 def names(text: str) -> NDArray[np.object_]:
@@ -64,12 +65,42 @@ class OneByOne:
         return slot, fresh
 
 
+def restarted(table: EntityTable, *slots: int) -> EntityTable:
+    """Goes on from what was remembered, of these slots if any."""
+    again = EntityTable(table._max_entities)
+    again.restore(unpack(pack(table.to_state(np.array(slots or range(len(table)), np.int64)))))
+    return again
+
+
+def test_of_a_table_some_slots_go_on_in_their_order_and_the_others_are_forgotten() -> None:
+    table = EntityTable(4)
+    located(table, "abcdeab")
+    assert table.order().tolist() == [3, 0, 1, 2]
+    again = restarted(table, 0, 2, 3)
+    assert [again.owner(slot) for slot in range(3)] == ["e", "b", "d"]
+    assert again.order().tolist() == [2, 0, 1]
+    assert again.evicted == table.evicted == 3
+    assert located(again, "cef") == ([3, 0, 2], [0, 2])
+
+
+def test_without_records_nobody_moves_in() -> None:
+    table = EntityTable(2)
+    assert located(table, "") == ([], [])
+    assert not len(everybody(table, 0).slot)
+    assert everybody(table, 1).fresh.all()
+
+
 @settings(deadline=None)
 @given(st.text("abcdef", min_size=1, max_size=40), st.lists(st.integers(1, 40)), st.integers(1, 7))
-def test_slots_do_not_depend_on_where_batches_end(text: str, cuts: list[int], max_entities: int) -> None:
+def test_slots_depend_neither_on_where_batches_end_nor_on_restarts(
+    text: str, cuts: list[int], max_entities: int
+) -> None:
     table, reference = EntityTable(max_entities), OneByOne(max_entities)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    visits = [table.locate(names(text[start:stop])) for start, stop in pairwise(edges)]
+    visits = []
+    for start, stop in pairwise(edges):
+        visits.append(table.locate(names(text[start:stop])))
+        table = restarted(table)
     found = [(int(slot), bool(fresh)) for it in visits for slot, fresh in zip(it.slot, it.fresh, strict=True)]
     assert found == [reference.locate(name) for name in text]
 
@@ -114,3 +145,13 @@ def test_the_owner_of_a_slot_is_who_had_it_before_the_records_located_last() -> 
     assert [table.owner(0), table.owner(1)] == ["a", "b"]
     located(table, "c")
     assert [table.owner(0), table.owner(1)] == ["c", "d"]
+    located(table, "a")
+    located(table, "")
+    assert [table.owner(0), table.owner(1)] == ["c", "a"]
+
+
+def test_what_is_remembered_by_slot_is_renumbered() -> None:
+    slots = np.array([1, 3, 4])
+    assert list(renumbered({4: "x", 2: "y", 1: "z", -1: "w", 9: "v"}, slots).items()) == [(2, "x"), (0, "z")]
+    assert renumbered({}, slots) == {}
+    assert of_slots(np.array([5, 6, 7]), slots).tolist() == [6, 0, 0]

@@ -17,6 +17,7 @@ from detector.config import AlertSettings
 from detector.entities import EntityTable
 from detector.incidents import Decided, Incidents, Transition
 from detector.recursion import NEW_REGIME, SLOW_CREEP
+from detector.snapshot import pack, unpack
 from detector.windows import Late
 
 MINUTE = 60_000
@@ -46,7 +47,7 @@ class Feed:
     """Incidents of one partition, and the table of its entities."""
 
     def __init__(self, settings: AlertSettings, max_entities: int = 10) -> None:
-        self.incidents = Incidents(settings)
+        self._settings, self.incidents = settings, Incidents(settings)
         self._table = EntityTable(max_entities)
         self._seen = 0
 
@@ -59,6 +60,12 @@ class Feed:
         visits = self._table.locate(columns.entity)
         found = self.incidents.update(columns, decided(batch, start), visits, Late.none(len(batch)))
         return [transition._replace(row=transition.row + start) for transition in found]
+
+    def restart(self) -> None:
+        """Goes on from what was remembered."""
+        state = unpack(pack(self.incidents.to_state(np.arange(len(self._table)))))
+        self.incidents = Incidents(self._settings)
+        self.incidents.restore(state)
 
 
 def columns_of(batch: Sequence[Row], start: int) -> Columns:
@@ -315,13 +322,16 @@ settings_strategy = st.builds(
 
 @hypothesis(deadline=None)
 @given(stream_strategy, st.lists(st.integers(0, 60), max_size=6), settings_strategy, st.data())
-def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(
+def test_any_split_into_batches_and_any_restart_give_what_one_record_at_a_time_gives(
     stream: list[Row], cuts: list[int], settings: AlertSettings, data: st.DataObject
 ) -> None:
     max_entities = data.draw(st.integers(1, 5))
     feed = Feed(settings, max_entities)
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    found = [it for start, stop in pairwise(edges) for it in feed.take(stream[start:stop])]
+    found = []
+    for start, stop in pairwise(edges):
+        found += feed.take(stream[start:stop])
+        feed.restart()
     assert [
         (t.row, t.kind, t.incident.entity, t.incident.opened // MINUTE, t.incident.records, t.incident.peak,
          t.incident.rank)
@@ -331,12 +341,13 @@ def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(
 
 @hypothesis(deadline=None)
 @given(stream_strategy, st.integers(0, 60), settings_strategy)
-def test_what_an_incident_carries_does_not_depend_on_the_split(
+def test_what_an_incident_carries_depends_neither_on_the_split_nor_on_a_restart(
     stream: list[Row], cut: int, settings: AlertSettings
 ) -> None:
     whole, halves = Feed(settings), Feed(settings)
-    expected = whole.take(stream)
-    assert halves.take(stream[:cut]) + halves.take(stream[cut:]) == expected
+    expected, first = whole.take(stream), halves.take(stream[:cut])
+    halves.restart()
+    assert first + halves.take(stream[cut:]) == expected
 
     def by_entity(feed: Feed) -> list[Any]:
         return sorted(feed.incidents.open, key=lambda incident: incident.entity)

@@ -17,11 +17,12 @@ from consumers.decode import JsonDecoder
 from consumers.stream import Window
 from detector.alerts import Alert
 from detector.bundle import Bundle
+from detector.entities import EntityTable, Visits
 from detector.features import FeatureEncoder, fields
 from detector.incidents import Again, Decided, Record
 from detector.late import judged_again, told_again
 from detector.pipeline import Outcome, Pipeline
-from detector.windows import LATE
+from detector.windows import LATE, EntityHistory
 from tests.detector.lateness import LATE_FOR, MINUTE, NAN, Feed, OneByOne, Row, columns, encoder, streams
 from tests.detector.machines import TOPIC, broker_with, records, settings, trained
 
@@ -147,17 +148,37 @@ def test_rows_of_a_version_with_another_window_are_in_no_window_but_their_times_
     assert not len(late.x)
 
 
+def test_some_entities_go_on_with_what_was_remembered_of_them() -> None:
+    fitted = encoder(3)
+    feed, whole = Feed(fitted), EntityHistory(fitted, LATE_FOR * 60)
+    first = [row for at_ in (1, 2, 4) for entity in "abc" for row in at(at_, entity=entity)]
+    feed.take(first)
+    whole.windows(columns(first), EntityTable(10).locate(columns(first).entity))
+    part = EntityHistory(fitted, LATE_FOR * 60)
+    part.restore(feed.history.to_state(np.array([0, 2])))
+    late = columns([*at(3, entity="c"), *at(5, entity="a")], len(first))
+    nobody = np.zeros(2, np.bool_)
+    expected = whole.windows(late, Visits(np.array([2, 0]), nobody, np.array([1, 0]), nobody))
+    found = part.windows(late, Visits(np.array([1, 0]), nobody, np.array([1, 0]), nobody))
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1].x, expected[1].x)
+    assert len(found[1].x) == 1
+
+
 cpus = st.sampled_from([NAN, 0.0, 1.0, -2.5, 70.0, 1.7e308])
 
 
 @hypothesis(deadline=None)
 @given(streams(cpu=cpus), st.lists(st.integers(0, 60)), st.sampled_from([*FITTED]), st.integers(1, 3))
-def test_any_split_into_batches_gives_what_one_record_at_a_time_gives(
+def test_any_split_into_batches_and_any_restart_give_what_one_record_at_a_time_gives(
     rows: list[Row], cuts: list[int], kind: tuple[int, bool], max_entities: int
 ) -> None:
     feed, expected = Feed(FITTED[kind], max_entities), OneByOne(FITTED[kind], max_entities)
     edges = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
-    found = [feed.take(rows[start:stop]) for start, stop in pairwise(edges)]
+    found = []
+    for start, stop in pairwise(edges):
+        found.append(feed.take(rows[start:stop]))
+        feed.restart()
     for row in rows:
         expected.take(row)
     np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), np.stack(expected.windows))

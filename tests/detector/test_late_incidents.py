@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from detector.config import AlertSettings
 from detector.incidents import Decided, Incidents, Transition
 from detector.recursion import NEW_REGIME, SLOW_CREEP
+from detector.snapshot import pack, unpack
 from tests.detector.lateness import MINUTE, Feed, OneByOne, Row, columns, encoder, streams
 
 
@@ -44,7 +45,7 @@ class Watch:
     """Incidents on top of the windows of three records that a partition remembers."""
 
     def __init__(self, settings: AlertSettings, max_entities: int = 10) -> None:
-        self.feed, self.incidents = Feed(encoder(3), max_entities), Incidents(settings)
+        self.feed, self.incidents, self._settings = Feed(encoder(3), max_entities), Incidents(settings), settings
 
     def take(self, rows: Sequence[Row]) -> list[Transition]:
         """Transitions, rows counted from the first batch on."""
@@ -54,6 +55,13 @@ class Watch:
         self.feed.seen += len(rows)
         found = self.incidents.update(data, decided(rows, start), visits, late)
         return [transition._replace(row=transition.row + start) for transition in found]
+
+    def restart(self) -> None:
+        """Goes on from what was remembered."""
+        self.feed.restart()
+        state = unpack(pack(self.incidents.to_state(np.arange(len(self.feed.table)))))
+        self.incidents = Incidents(self._settings)
+        self.incidents.restore(state)
 
 
 def rows(text: str) -> list[Row]:
@@ -289,7 +297,7 @@ settings_strategy = st.builds(
 
 @hypothesis(deadline=None)
 @given(streams(**marked), st.lists(st.integers(0, 60)), settings_strategy, st.integers(1, 2))
-def test_incidents_with_late_records_do_not_depend_on_the_split(
+def test_incidents_with_late_records_depend_neither_on_the_split_nor_on_restarts(
     stream: list[Row], cuts: list[int], settings: AlertSettings, max_entities: int
 ) -> None:
     watch, one_by_one = Watch(settings, max_entities), OneByOne(encoder(3), max_entities)
@@ -301,5 +309,8 @@ def test_incidents_with_late_records_do_not_depend_on_the_split(
             expected.forget(number, entity)
         expected.see(number, row, one_by_one.late[-1], [offset for _, offset in one_by_one.again[scored:]])
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    found = [it for start, stop in pairwise(edges) for it in watch.take(stream[start:stop])]
+    found = []
+    for start, stop in pairwise(edges):
+        found += watch.take(stream[start:stop])
+        watch.restart()
     assert [plain(it) for it in found] == expected.told

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 from detector.calibration import Calibration
 from detector.entities import Visits
 from detector.level import SHRINKAGE, CalibrationRows, Levels, Start, concat
-from detector.recursion import NEW_REGIME, Q
+from detector.recursion import HOME, MEMBERS, NEW_REGIME, Q
+from detector.snapshot import pack, unpack
 from tests.detector.surprises import CALIBRATED, RATE, Alone, Floats, N, Names, Partitioned, noise, same, told
 
 
@@ -175,7 +175,20 @@ def test_what_comes_of_a_stream_does_not_depend_on_batches_or_on_being_taken_apa
     stream, parts = Partitioned(start, by, max_entities), []
     for begin, end in pairwise(sorted({0, len(nats), *cuts})):
         parts.append(stream.take(nats[begin:end], entity[begin:end], names[begin:end], rate[begin:end]))
-        kept: dict[str, Any] = {name: array.copy() for name, array in stream.levels.to_arrays().items()}
-        stream.levels = Levels.from_arrays(start, kept)
+        kept, stream.levels = unpack(pack(stream.state())), Levels(start)
+        stream.levels.restore(kept)
     for found, expected in zip(concat(parts), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_of_a_level_who_is_left_out_is_no_member_any_more() -> None:
+    rows = CalibrationRows.of(noise(500, 0), same(500), same(500, "x"))
+    start = Start.fit(rows, rate=RATE)
+    stream = Partitioned(start, "field")
+    entity, segment = np.array([*"abcde"], object), np.array([*"yxxxz"], object)
+    stream.take(noise(5, 1), entity, segment)
+    state = stream.levels.to_state(np.array([1, 3, 4]), np.array([1, 2]))
+    assert state["segments"][:, MEMBERS].tolist() == [2, 1]
+    assert state["entities"][:, HOME].tolist() == [1, 1, 2]
+    state = stream.levels.to_state(np.array([0, 1]), np.array([1]))
+    assert (state["segments"][:, MEMBERS].tolist(), state["entities"][:, HOME].tolist()) == ([1], [0, 1])

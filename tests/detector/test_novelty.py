@@ -24,6 +24,7 @@ from detector.lapses import BURST, Moment, Trouble
 from detector.novelty import Finding, Novelty
 from detector.novelty_rules import NoveltyBaseline, NoveltyRules
 from detector.parts import Previous
+from detector.snapshot import pack, unpack
 
 FEATURES = (
     FeatureSettings(name="hour", kind="calendar"),
@@ -415,8 +416,9 @@ def test_any_cut_into_batches_and_any_pause_tells_the_same(
         expected, found = whole.feed(records), list[Finding]()
         for start, stop in pairwise(sorted({0, len(records), *(cut for cut in cuts if cut < len(records))})):
             found += parts.feed(records[start:stop])
-            state = json.loads(json.dumps(parts.novelty.to_state()))
-            parts.novelty = Novelty.from_state(generous()[1], state)
+            state = unpack(pack(parts.novelty.to_state()))
+            parts.novelty = Novelty(generous()[1])
+            parts.novelty.restore(state)
     assert found == expected
     assert sorted(parts.gone) == sorted(whole.gone)
     assert parts.novelty.to_state() == whole.novelty.to_state()

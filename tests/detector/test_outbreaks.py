@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from consumers.batch import Columns, Partition
 from detector.entities import EntityTable
 from detector.incidents import Incident, Transition, TransitionKind
 from detector.outbreaks import MOST_NAMES, PATIENCE, Outbreak, Outbreaks
+from detector.snapshot import pack, unpack
 from detector.traits import LONGEST_TEXT, MOST_COMMON, NAME, REFRESH, Common
 
 SECOND, MINUTE, YEAR = 1_000, 60_000, 365 * 86_400_000
@@ -62,11 +62,11 @@ class Feed:
         told = self.outbreaks.update(columns, found, np.full(len(rows), self._promised), visits)
         return [transition._replace(row=transition.row + start) for transition in told]
 
-    def restart(self) -> None:
-        """Goes on from what was remembered."""
-        state = self.outbreaks.to_state()
+    def restart(self, *slots: int) -> None:
+        """Goes on from what was remembered, of the entities in these slots if any."""
+        state = self.outbreaks.to_state(np.array(slots or range(len(self._table)), np.int64))
         self.outbreaks = self._make()
-        self.outbreaks.restore(through_json(state))
+        self.outbreaks.restore(unpack(pack(state)))
 
     def _become(self, row: int, it: Row, start: int, visits: Any) -> list[Transition]:
         slot, found = int(visits.slot[row]), list[Transition]()
@@ -86,19 +86,6 @@ class Feed:
                 self._open.pop(slot, None)
             found.append(Transition(row, kind, incident))
         return found
-
-
-def through_json(state: Any) -> Any:
-    """As it comes back from where arrays and JSON are kept."""
-    if isinstance(state, np.ndarray):
-        return state
-    if isinstance(state, dict):
-        return {name: through_json(value) for name, value in state.items()}
-    return json.loads(json.dumps(state)) if not _holds_array(state) else [through_json(value) for value in state]
-
-
-def _holds_array(state: Any) -> bool:
-    return isinstance(state, np.ndarray) or (isinstance(state, list) and any(map(_holds_array, state)))
 
 
 def opened(row: Row, offset: int) -> Incident:
@@ -328,6 +315,25 @@ def test_members_that_fail_together_anew_while_it_is_open_for_long_are_another_o
     assert [(kind, it.members) for kind, it in outbreaks_in(told)[2:]] == [("opened", 5), ("resolved", 9)]
 
 
+def test_a_member_that_opened_alone_in_between_and_then_joined_again_ends_with_the_others() -> None:
+    rows = [Row(f"m{n}", 0, "!") for n in range(5)]
+    rows += [Row("m0", MINUTE, "/"), Row("m0", 10 * MINUTE, "!"), Row("m1", 10 * MINUTE), Row("m0", 11 * MINUTE, "/")]
+    rows += [Row("m1", 12 * MINUTE, "+", 2), Row("m0", 12 * MINUTE, "!"), Row("m0", 13 * MINUTE, "/")]
+    rows += [Row(f"m{n}", 14 * MINUTE, "/") for n in range(1, 5)] + [Row(f"m{n}", 20 * MINUTE) for n in range(5)]
+    assert outbreaks_in(Feed().take(rows))[-1][0] == "resolved"
+
+
+def test_members_that_are_left_out_do_not_keep_it_open() -> None:
+    feed = Feed()
+    feed.take([Row(f"m{n}", n * SECOND, "!") for n in range(5)])
+    feed.restart(3, 4)
+    assert (len(feed.outbreaks), feed.outbreaks.slots) == (1, [0, 1])
+    feed._table, feed._open = EntityTable(10), {slot - 3: it for slot, it in feed._open.items() if slot > 2}
+    feed._table.locate(np.array(["m3", "m4"], object))
+    told = feed.take([Row("m3", MINUTE, "/"), Row("m4", MINUTE, "/"), Row("m3", 9 * MINUTE), Row("m4", 9 * MINUTE)])
+    assert [it.kind for it in told if isinstance(it.incident, Outbreak)] == ["resolved"]
+
+
 def test_growth_is_told_when_members_have_doubled_at_most_once_a_window() -> None:
     grows = {(5 + number % 3, number): "!" for number in range(90)}
     told = Feed().take(fleet(range(12), grows))
@@ -456,9 +462,14 @@ def test_texts_that_nobody_has_any_more_are_forgotten() -> None:
             for n in range(100)
         ] * REFRESH
         feed.take(rows)
-    ((texts, of), *_) = (it for name, it in feed.outbreaks.to_state()["traits"]["fields"].items() if name == "rack")
-    assert len(texts) <= 2 * len(of) + 100
-    assert [texts[number] for number in of[:100]] == [None, *(f"29-{n}" for n in range(1, 100))]
+    texts = feed.outbreaks._traits._fields["rack"]
+    assert len(texts.numbers) <= 2 * len(texts.of) + 100
+    state = feed.outbreaks.to_state(np.arange(100))["traits"]
+    (known, of), *_ = (
+        it for *it, name in zip(state["texts"], state["of"], state["fields"], strict=True) if name == "rack"
+    )
+    assert [known[number] for number in of] == [None, *(f"29-{n}" for n in range(1, 100))]
+    assert len(known) == 100
 
 
 def test_long_texts_are_nobodys_common_property() -> None:
@@ -493,16 +504,21 @@ row_strategy = st.builds(
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(row_strategy, max_size=120), st.lists(st.integers(0, 120), max_size=8), st.integers(3, 12))
+@given(
+    st.lists(row_strategy, max_size=120),
+    st.lists(st.integers(0, 120), max_size=8),
+    st.integers(3, 12),
+    st.sampled_from([RARE, 1e-3]),
+)
 def test_neither_where_batches_end_nor_a_restart_changes_what_is_told(
-    stream: list[tuple[int, int, str, int, int]], cuts: list[int], max_entities: int
+    stream: list[tuple[int, int, str, int, int]], cuts: list[int], max_entities: int, promised: float
 ) -> None:
     times = np.cumsum([step for _, step, *_ in stream])
     rows = [
         Row(f"r{number % 2}-m{number}", int(time + late) * SECOND, marks, rank, {"rack": f"r{number % 3}"})
         for time, (number, _, marks, rank, late) in zip(times, stream, strict=True)
     ]
-    whole, parts = (Feed(entities=3, remind=2 * MINUTE, max_entities=max_entities) for _ in range(2))
+    whole, parts = (Feed(entities=3, remind=2 * MINUTE, promised=promised, max_entities=max_entities) for _ in range(2))
     expected, found = whole.take(rows), list[Transition]()
     for start, stop in pairwise(sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})):
         found += parts.take(rows[start:stop])

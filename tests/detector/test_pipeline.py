@@ -193,12 +193,12 @@ def test_partitions_share_a_daily_budget(folder: Path) -> None:
     assert promised == pytest.approx(43.2 * days, rel=0.1)
 
 
-def test_a_revoked_partition_takes_its_memory_with_it(folder: Path, bundle: Bundle) -> None:
+def test_a_partition_that_is_given_up_takes_its_memory_with_it(folder: Path, bundle: Bundle) -> None:
     pipeline = Pipeline(settings(folder), bundle)
     hot = pipeline.process(batch_of([*records(126, seed=3, odd=ATTACK)]))
     assert hot.open_incidents
-    empty = replace(cut(batch_of([*records(1)]), 0, 0), revoked=frozenset({Partition(TOPIC, 0)}))
-    assert not pipeline.process(empty).open_incidents
+    pipeline.release(Partition(TOPIC, 0))
+    assert not pipeline.open_incidents
     assert pipeline.entities == 0
 
 

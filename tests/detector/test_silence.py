@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from detector.entities import EntityTable
 from detector.rhythm import JUMP
 from detector.silence import READY, TOPIC, Silences, SilenceWatch
+from detector.snapshot import pack, unpack
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 START = 1_800_000_000_000
@@ -43,6 +44,12 @@ class Partition:
 
     def idle(self, elapsed_ms: float) -> list[Told]:
         return told(self.watch.overdue(self.watch.clock_ms + elapsed_ms))
+
+    def restart(self, entities: int | None = None) -> None:
+        """Goes on from what was remembered, of so many entities in the first slots."""
+        state = self.watch.to_state(np.arange(len(self.entities) if entities is None else entities))
+        self.watch = SilenceWatch()
+        self.watch.restore(unpack(pack(state)))
 
 
 def told(silences: Silences) -> list[Told]:
@@ -340,7 +347,7 @@ def test_what_comes_of_a_stream_does_not_depend_on_where_batches_end(
             part = partition.feed(records[start:stop])
             found += [each._replace(row=each.row + start) for each in part]
             if partition is restored:
-                partition.watch = SilenceWatch.from_arrays(partition.watch.to_arrays())
+                partition.restart()
         assert [each._replace(last=0) for each in found] == [each._replace(last=0) for each in expected]
         assert partition.idle(HOUR) == after
         assert partition.feed(calm) == later
@@ -350,8 +357,31 @@ def test_what_is_remembered_is_taken_apart_and_put_together_whole() -> None:
     records = fleet(30, START + HOUR)
     partition = Partition()
     partition.feed(records)
-    kept = {name: array.copy() for name, array in partition.watch.to_arrays().items()}
-    again = SilenceWatch.from_arrays(kept)
+    kept, (again, once_more) = partition.watch.to_state(np.arange(30)), (SilenceWatch(), SilenceWatch())
+    again.restore(kept)
     now = partition.watch.clock_ms + HOUR
     assert told(again.overdue(now)) == told(partition.watch.overdue(now)) != []
-    assert told(SilenceWatch.from_arrays(kept).overdue(now)) != []  # what was taken apart is not shared
+    once_more.restore(kept)
+    assert told(once_more.overdue(now)) != []  # what was taken apart is not shared
+
+
+def test_of_those_silent_together_who_is_left_out_does_not_count() -> None:
+    records = fleet(10, START + HOUR)
+    partition = Partition()
+    partition.feed(records)
+    (outage,) = partition.idle(HOUR)
+    assert (outage.slot, outage.entities) == (TOPIC, 10)
+    partition.restart(4)
+    back = merged(*(every(MINUTE, f"e{n}", START + 2 * HOUR, START + 2 * HOUR + 1) for n in range(4)))
+    assert [(each.slot, each.entities, each.over) for each in partition.feed(back)] == [(TOPIC, 4, True)]
+
+
+def test_an_outage_is_over_with_the_last_of_those_who_were_part_of_it() -> None:
+    partition = Partition()
+    partition.feed(fleet(10, START + HOUR))
+    partition.idle(HOUR)
+    partition.restart(0)
+    partition.entities = EntityTable(1000)
+    later = START + 2 * HOUR
+    partition.feed(fleet(10, later + HOUR, start=later))
+    assert [(each.slot, each.entities) for each in partition.idle(HOUR)] == [(TOPIC, 10)]
