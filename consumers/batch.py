@@ -28,12 +28,13 @@ class Position(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One record to publish."""
+    """One record to publish, to the partition of its key where none is given."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...] = ()
+    partition: int | None = None
 
 
 class Moved(NamedTuple):

@@ -88,7 +88,7 @@ class Letter(NamedTuple):
     def sent_back(self) -> Message:
         """The record as it came, for the topic it came from; `offnominal.replayed` says which letter it was."""
         mark = (HEADER_PREFIX + "replayed", f"{self.partition}@{self.offset}".encode())
-        return Message(self.source.topic, self.key, self.value, (*self.headers, mark))
+        return Message(self.source.topic, self.key, self.value, (*self.headers, mark), self.source.number)
 
 
 def letters(batch: RawBatch) -> Iterator[Letter]:

@@ -13,10 +13,11 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from consumers.batch import Message, Partition
 from consumers.connection import client_arguments, within
-from consumers.errors import OutcomeUnknown
+from consumers.errors import OutcomeUnknown, Stop
 from consumers.settings import KafkaSettings
 
 _LONGEST_TRANSACTION_MS = 900_000  # the most that brokers allow by default
+_TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 _FENCED = (kafka.ProducerFencedError, kafka.InvalidProducerEpochError)
 
 Offsets = Mapping[TopicPartition, OffsetAndMetadata]
@@ -60,14 +61,22 @@ class Publisher:
 
     def publish(self, messages: Sequence[Message], offsets: Offsets, consumer: Any) -> list[tuple[Partition, int]]:
         """Where each message came to lie. Raises errors of kafka-python, and `OutcomeUnknown`."""
-        if self._identity.transactional_id:
-            return self._in_transaction(messages, offsets, consumer.group_metadata())
-        return self._then_commit(messages, offsets, consumer)
+        try:
+            if self._identity.transactional_id:
+                return self._in_transaction(messages, offsets, consumer.group_metadata())
+            return self._then_commit(messages, offsets, consumer)
+        except kafka.KafkaError as error:
+            if isinstance(self.cause(error), _TOO_LARGE):
+                raise Stop(f"{self._identity.doing('publishing')}: {_too_large(messages)}") from error
+            raise
 
     def cause(self, error: Exception) -> Exception:
-        """After a failure kafka-python raises a bare `KafkaError`; the reason is in its transaction manager only."""
+        """After a failure kafka-python raises a bare `KafkaError`; the reason is in its transaction manager, or, once
+        the transaction was aborted, among the error's arguments."""
         manager = self.producer._transaction_manager
-        return manager.last_error if manager is not None and manager.last_error is not None else error
+        if manager is not None and manager.last_error is not None:
+            return manager.last_error
+        return next((inner for inner in error.args if isinstance(inner, Exception)), error)
 
     def close(self) -> None:
         """`KafkaProducer.close` gives up, leaving its thread to go on for ever, where messages are still unsent."""
@@ -116,7 +125,9 @@ class Publisher:
 
     def _send(self, messages: Sequence[Message]) -> list[Any]:
         return [
-            self.producer.send(message.topic, value=message.value, key=message.key, headers=list(message.headers))
+            self.producer.send(
+                message.topic, message.value, message.key, headers=list(message.headers), partition=message.partition
+            )
             for message in messages
         ]
 
@@ -128,6 +139,19 @@ class Publisher:
         if unknown := sorted({str(partition) for partition, offset in places if offset < 0}):
             raise kafka.KafkaError(f"the broker gave no offset for a message in {', '.join(unknown)}")
         return places
+
+
+def _too_large(messages: Sequence[Message]) -> str:
+    largest: dict[str, int] = {}
+    for message in messages:
+        size = len(message.key or b"") + len(message.value or b"")
+        size += sum(len(name.encode()) + len(value) for name, value in message.headers)
+        largest[message.topic] = max(size, largest.get(message.topic, 0))
+    told = ", ".join(f"'{topic}' ({size:,} bytes)" for topic, size in largest.items())
+    return (
+        f"the largest message for topic {told} is larger than its max.message.bytes allows. Raise that, or, for dead "
+        "letters, lower dead_letters.max_bytes: a dead letter takes up to 9/8 of it"
+    )
 
 
 def _arguments(settings: KafkaSettings, identity: Identity, client_id: str) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class MemoryStream:
             self._refuse_if_lost(positions)
             self._log.require({message.topic for message in messages})
             now = _now(None)
-            places = [self._log.add(message, None, now) for message in messages]
+            places = [self._log.add(message, message.partition, now) for message in messages]
             self._group.positions.update(positions)
             self._log.changed.notify_all()
         return places

@@ -88,7 +88,7 @@ class Daemon:
         """Serves until stopped. Raises `consumers.errors.Stop` or `OffnominalError` where going on makes no sense."""
         require_device(self._settings.device)
         bundle = self._champion()
-        self._await_topics()
+        self._await_topics(creating=True)
         if bundle is None:
             bundle = self._train_until_there()
         if bundle is None or self._stopping.is_set():
@@ -117,7 +117,7 @@ class Daemon:
             part.reset()
         self._stopping.wait(self._pause_s)
         self._pause_s = min(2 * self._pause_s, RETRY_S[1])
-        self._await_topics()  # one may be gone
+        self._await_topics(creating=False)
 
     def _serves(self, bundle: Bundle) -> None:
         now, created = datetime.now(UTC), bundle.manifest.created
@@ -126,9 +126,10 @@ class Daemon:
             bundle.version, age_s=(now - created).total_seconds(), interval_s=self._schedule.interval_s(created)
         )
 
-    def _await_topics(self) -> None:
-        """Waits for the topics to read, and creates those to write where they are not there."""
-        topics = self._settings.stream.topics
+    def _await_topics(self, *, creating: bool) -> None:
+        """Waits for the topics to read, and creates those to write where they are not there: at the start only, as one
+        that is deleted later is no accident to paper over."""
+        topics, written = self._settings.stream.topics, [self._settings.alerts.topic, self._settings.dead_letter_topic]
         while not self._stopping.is_set():
             self._watchdog.turn()
             try:
@@ -136,8 +137,9 @@ class Daemon:
                 missing = sorted(set(topics) - set(there))
                 if not missing:
                     self._partitions = sum(there.values())
-                    self._broker.create_topics({self._settings.alerts.topic: 1, self._settings.dead_letter_topic: 1})
-                    self._broker.create_topics({self._settings.state_topic: 1}, compacted=True)
+                    if creating:
+                        self._broker.create_topics(dict.fromkeys(written, 1))
+                        self._broker.create_topics({self._settings.state_topic: 1}, compacted=True)
                     return
                 detail = f"topic {', '.join(missing)} is not there yet"
             except Retry as error:

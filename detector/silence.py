@@ -105,10 +105,9 @@ class SilenceWatch:
 
     def restore(self, state: State) -> None:
         """Goes on where `to_state` stood."""
-        entities, partition = state["entities"].copy(), state["partition"].copy()
-        blocks = np.array([entities[first : first + BLOCK, DUE].min() for first in range(0, len(entities), BLOCK)])
-        partition[NEXT] = blocks.min(initial=np.inf)
-        self._memory = Memory(entities, partition, blocks)
+        entities = state["entities"].copy()
+        blocks = [entities[first : first + BLOCK, DUE].min() for first in range(0, len(entities), BLOCK)]
+        self._memory = Memory(entities, state["partition"].copy(), np.array(blocks, np.float64))
 
     def _make_room(self, slots: int) -> None:
         entities, partition, blocks = self._memory

@@ -87,8 +87,8 @@ def replay_letters(
         replay = Replay(broker, topic, window, reason=reason, topics=settings.stream.topics)
         total = replay.sendable.total()
         if not as_json:
-            typer.echo(f"{total:,} records can be sent back{_listed(replay.sendable)}.")
-            typer.echo(f"Held back: {replay.held_back.total():,}{_listed(replay.held_back)}.")
+            typer.echo(f"Can be sent back: {total:,}{_listed(replay.sendable)}.")
+            typer.echo(f"Stay: {replay.held_back.total():,}{_listed(replay.held_back)}.")
         if stream is not None and total:
             if not confirmed:
                 typer.confirm(f"Send {total:,} records back to where they came from?", abort=True, err=True)
@@ -100,7 +100,7 @@ def replay_letters(
         counts = {"sendable": replay.sendable, "held_back": replay.held_back}
         print_json(json.dumps({**counts, "sent": sent, "dry_run": dry_run}))
     elif not dry_run:
-        typer.echo(f"{sent:,} records sent back.")
+        typer.echo(f"Sent back: {sent:,}.")
 
 
 def _replayer(settings: DetectorSettings) -> Broker:
@@ -160,7 +160,7 @@ def _begin(content: bytes) -> str:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return ": " + ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) if counts else ""
+    return f" ({', '.join(f'{count:,} {name}' for name, count in counts.most_common())})" if counts else ""
 
 
 def _moment(ms: int) -> str:

@@ -55,6 +55,8 @@ def print_alerts_of_a_dry_run(settings: DetectorSettings) -> None:
             outcome = pipeline.process(batch)
             for alert in outcome.alerts:
                 print_alert(alert, as_json=not sys.stdout.isatty())
+            if outcome.refused:
+                log.warning("the daemon would stop here", reason=outcome.refused)
             for letter in outcome.dead_letters:
                 partition, offset = batch.source(letter.row)
                 log.warning("dead letter", source=f"{partition}@{offset}", reason=letter.reason, error=letter.error)
