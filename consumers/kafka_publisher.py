@@ -74,9 +74,8 @@ class Publisher:
         """After a failure kafka-python raises a bare `KafkaError`; the reason is in its transaction manager, or, once
         the transaction was aborted, among the error's arguments."""
         manager = self.producer._transaction_manager
-        if manager is not None and manager.last_error is not None:
-            return manager.last_error
-        return next((inner for inner in error.args if isinstance(inner, Exception)), error)
+        last: Exception | None = None if manager is None else manager.last_error
+        return last or next((inner for inner in error.args if isinstance(inner, Exception)), error)
 
     def close(self) -> None:
         """`KafkaProducer.close` gives up, leaving its thread to go on for ever, where messages are still unsent."""

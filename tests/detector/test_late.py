@@ -148,6 +148,14 @@ def test_rows_of_a_version_with_another_window_are_in_no_window_but_their_times_
     assert not len(late.x)
 
 
+def test_nothing_is_kept_of_who_was_forgotten() -> None:
+    feed = Feed(encoder(3), max_entities=1)
+    feed.take([*at(1, 2, 3), *at(4, entity="b")])
+    state = feed.history.to_state(np.array([0]))
+    assert state["known"].tolist() == [1]
+    assert not any(state[name][0, 1:].any() for name in ("time", "offset", "rows"))
+
+
 def test_some_entities_go_on_with_what_was_remembered_of_them() -> None:
     fitted = encoder(3)
     feed, whole = Feed(fitted), EntityHistory(fitted, LATE_FOR * 60)

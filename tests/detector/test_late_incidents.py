@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from detector.config import AlertSettings
-from detector.incidents import Decided, Incidents, Transition
+from detector.incidents import Decided, Incidents, Record, Transition
 from detector.recursion import NEW_REGIME, SLOW_CREEP
 from detector.snapshot import pack, unpack
 from tests.detector.lateness import MINUTE, Feed, OneByOne, Row, columns, encoder, streams
@@ -167,6 +167,16 @@ def test_a_late_record_that_was_told_as_a_rise_of_severity_is_amended_too() -> N
     assert told("a0. a5! a3+2 a2.") == [
         "1 opened a", "2 escalated a", "2 amended a of 1", "3 amended a of 2", "3 amended a of 1",
     ]  # fmt: skip
+
+
+def test_all_that_was_told_of_an_incident_can_be_amended_after_a_restart() -> None:
+    watch = Watch(alerts())
+    watch.take(rows("a0. a10! a12+2"))
+    watch.restart()
+    assert [it.again.record for it in watch.take(rows("a9.")) if it.again] == [
+        Record(offset, minute * MINUTE, dict.fromkeys(("cpu", "sent", "level"), 0.0), {"route": "r0"})
+        for offset, minute in ((1, 10), (2, 12))
+    ]
 
 
 def test_each_late_record_amends_an_alert_once() -> None:
