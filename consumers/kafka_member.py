@@ -16,13 +16,14 @@ from consumers.batch import Message, Moved, Partition, Position, RawBatch
 from consumers.connection import consumer_arguments, reaching, translated, within
 from consumers.errors import Retry
 from consumers.fetching import bounded_consumer
-from consumers.kafka_placing import Placing
+from consumers.kafka_placing import Placed, Placing
 from consumers.kafka_publisher import Identity, Publisher
 from consumers.kafka_reader import KafkaReader
 from consumers.records import to_batch
 from consumers.settings import KafkaSettings
 
 _HEARTBEAT_S = 3.0
+_SILENCE_S = 10.0
 
 
 class _Ownership:
@@ -55,6 +56,8 @@ class KafkaPythonStream:
     For the same reason `close` does not give them to others: those get them after the session timeout. Heartbeats go
     on in the background, so what is done between two polls may take up to `max_poll_interval_s`; after longer,
     `publish` refuses. A newer stream of the same instance is noticed by `publish` at once, and by `poll` within 3 s.
+    A broker that is gone while there is nothing to publish is noticed by polling: the first poll that finds no record
+    10 s after the last one asks it for the ends, and raises `BrokerUnavailable` when `request_timeout_s` have passed.
 
     A stream that has raised anything but a refusal of positions is of no more use; it raises `Retry` from then on. It
     does so too where a topic that it reads is deleted. What can come twice `kafka_publisher.Publisher` says, where the
@@ -78,7 +81,7 @@ class KafkaPythonStream:
         self._topics = topics
         self._require = require
         self._ownership = _Ownership()
-        self._told: set[Partition] = set()
+        self._told: dict[Partition, int] = {}  # the next offset of each, as the caller knows it
         self._moved: dict[Partition, Moved] = {}
         self._ends: dict[Partition, int] = {}
         self._known_topics: set[str] = set()
@@ -97,26 +100,27 @@ class KafkaPythonStream:
             opened.pop_all()
         self._reader = KafkaReader(self._consumer)
         self._placing = Placing(self._reader, settings, begin, seen)
-        self._polled_at = time.monotonic()
+        self._polled_at = self._heard_at = time.monotonic()
 
     def poll(self, max_records: int, timeout_s: float) -> RawBatch:
         self._refuse_if_unusable()
         with self._failing("polling"):
             found = self._poll_reader(max_records, timeout_s)
             self._refuse_if_gone()
+            self._ask_if_silent(found)
             ownership = self._ownership
-            revoked = self._told & ownership.interrupted
-            gained = ownership.owned - (self._told - revoked)
+            revoked = self._told.keys() & ownership.interrupted
+            gained = ownership.owned - (self._told.keys() - revoked)
             placed = self._placing.place(gained, ownership.owned)
             moved = {at: why for at, why in self._moved.items() if at not in gained and at in ownership.owned}
+        found = {at: records for at, records in found.items() if at not in gained}  # those come from their position
         anew = {at: Position(why.found) for at, why in moved.items() if why.reason == "recreated"}
-        self._told = (self._told - revoked) & ownership.owned | placed.positions.keys()
-        self._ends |= placed.ends
+        self._follow(ownership.owned - gained, placed, moved, found)
         self._moved.clear()
         ownership.interrupted.clear()
         self._polled_at = time.monotonic()
         return to_batch(
-            {at: records for at, records in found.items() if at not in gained},  # those come again from their position
+            found,
             assigned={**placed.positions, **anew},
             revoked=frozenset(revoked | anew.keys()),
             moved={**moved, **placed.moved},
@@ -147,6 +151,7 @@ class KafkaPythonStream:
         with self._failing("rewinding"):
             found = max(offset, self._reader.firsts([partition])[partition])
             self._reader.seek({partition: found})
+        self._told[partition] = found
         return found
 
     def close(self) -> None:
@@ -184,9 +189,35 @@ class KafkaPythonStream:
             coordinator.request_rejoin()
         self._joined = self._joined or stable
 
+    def _ask_if_silent(self, found: Mapping[Partition, Sequence[Any]]) -> None:
+        """kafka-python polls a broker that is gone as if it had nothing to say. Asks even where nothing is owned."""
+        if not found:
+            if time.monotonic() - self._heard_at < _SILENCE_S:
+                return
+            self._ends |= self._reader.ends(self._ownership.owned | {Partition(self._topics[0], 0)})
+        self._heard_at = time.monotonic()
+
+    def _follow(
+        self,
+        kept: set[Partition],
+        placed: Placed,
+        moved: Mapping[Partition, Moved],
+        found: Mapping[Partition, Sequence[Any]],
+    ) -> None:
+        """Where the caller goes on in each partition, in the order in which a batch tells it."""
+        self._told = {
+            **{at: offset for at, offset in self._told.items() if at in kept},
+            **{at: position.offset for at, position in placed.positions.items()},
+            **{at: why.found for at, why in moved.items()},
+            **{at: records[-1].offset + 1 for at, records in found.items()},
+        }
+        self._ends |= placed.ends
+
     def _latest_ends(self) -> dict[Partition, int]:
+        """Where the client has come to the end, what it passed over after the last record was none."""
         self._ends |= self._reader.highs(self._told)
-        return {partition: self._ends[partition] for partition in self._told}
+        reached = self._reader.positions(self._told)
+        return {at: told if reached[at] >= self._ends[at] else self._ends[at] for at, told in self._told.items()}
 
     def _await_stability(self) -> None:
         """Lets a rebalance under way come to its end: kafka-python commits no positions until it has.
@@ -204,7 +235,7 @@ class KafkaPythonStream:
 
     def _refuse_if_lost(self, partitions: Iterable[Partition]) -> None:
         """One that was lost and came back within `publish` counts as lost: another may have gone on with it."""
-        if lost := sorted(set(partitions) - (self._told - self._ownership.interrupted)):
+        if lost := sorted(set(partitions) - (self._told.keys() - self._ownership.interrupted)):
             raise Retry(f"{self._identity.doing('publishing')}: no longer owner of {', '.join(map(str, lost))}")
 
     def _refuse_if_late(self) -> None:

@@ -68,8 +68,13 @@ class KafkaReader:
         return {at: found[at].offset if found.get(at) else end for at, end in ends.items()}
 
     def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The next offset to read; it passes over the markers of transactions, which no poll gives."""
-        return {partition: self.consumer.position(TopicPartition(*partition)) for partition in partitions}
+        """The next offset to read, which must have been set; it passes over markers of transactions, and records of
+        aborted ones, which no poll gives.
+
+        kafka-python's public call may wait for the broker, and goes through all partitions for each of them.
+        """
+        state = self.consumer._subscription
+        return {partition: state.position(TopicPartition(*partition)).offset for partition in partitions}
 
     def highs(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The end offsets that the last fetches told, of the partitions that have been fetched."""

@@ -27,6 +27,10 @@ class Stream(Protocol):
         batch says so in `moved`. Of a topic that was made anew the partitions are revoked and assigned in that batch;
         one that is deleted ends the stream with `Retry`. Records that cannot be decoded are passed over and told too.
 
+        `ends` are above the offset that a partition goes on from only where there is a record to read, or one of a
+        transaction that is still open. The markers of transactions, and the records of aborted ones, count until the
+        stream has passed over them: a poll or two.
+
         Only records of committed transactions are seen. A caller may not assume that a polled record will not come
         again (to it or to another member) until a `publish` that covers it has returned.
         """

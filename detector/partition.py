@@ -133,9 +133,9 @@ class PartitionMemory:
     def version(self) -> str:
         return self._service.bundle.version
 
-    def sparable(self) -> NDArray[np.int64]:
-        """Slots of all entities, that of the one to be spared first in front: they without an open incident or a part
-        in an outbreak come before the others, and each time the one not seen for longest first."""
+    def dispensable(self) -> NDArray[np.int64]:
+        """Slots of all entities, the most dispensable first: those without an open incident or a part in an outbreak,
+        then the others, and of each who was not seen for longest."""
         order = self.entities.order()
         troubled = np.isin(order, [*self.incidents.slots, *self.outbreaks.slots])
         return order[np.argsort(troubled, kind="stable")]
@@ -181,14 +181,15 @@ class PartitionMemory:
             raise SnapshotError(f"Snapshot does not fit together: {error!r}") from error
         most = service.settings.window.max_entities
         if max(len(memory.entities), len(memory._segments)) > most:
-            return cls.restore(service, share, memory.to_state(np.sort(memory.sparable()[-most:])))
+            return cls.restore(service, share, memory.to_state(np.sort(memory.dispensable()[-most:])))
         return memory
 
     def _places(self, entities: int) -> NDArray[np.int64]:
         """Slots of the segments to keep beside so many entities, in ascending order: those that were seen last."""
         there, order = len(self._segments), self._segments.order()
         part = math.ceil(there * entities / max(1, len(self.entities)))
-        return np.sort(order[max(0, there - min(max(entities, part), self._service.settings.window.max_entities)) :])
+        room = min(max(entities, part), self._service.settings.window.max_entities)
+        return np.sort(order[max(0, there - room) :])
 
     def _restore(self, state: State) -> None:
         self.entities.restore(state["entities"])
@@ -224,7 +225,7 @@ class PartitionMemory:
         places = visits
         if by == "all":
             places = everybody(self._segments, len(names))
-        elif by != "entity" and len(names):
+        elif by != "entity":
             places = self._segments.locate(names)
         rates = self._allowance.rates(columns.time)
         levelled = self._levels.decide(nats, rates, visits, places, names)

@@ -61,14 +61,14 @@ def unpack(packed: bytes) -> State:
 def packed(memory: PartitionMemory, max_bytes: int) -> tuple[bytes, int]:
     """What a partition remembers in at most `max_bytes`, and how many entities had to be left out for that.
 
-    Those that can be spared best are: without open incident, and not seen for longest. They begin anew. Raises
-    `SnapshotError` where not even one without any entity is small enough.
+    The most dispensable are: those without an open incident that were not seen for longest. They begin anew. Raises
+    `SnapshotError` where not even a snapshot without any entity is small enough.
     """
-    sparable = memory.sparable()
-    kept = len(sparable)
+    dispensable = memory.dispensable()
+    kept = len(dispensable)
     while True:
-        left_out = len(sparable) - kept
-        inflated = _joined(memory.to_state(np.sort(sparable[left_out:])))
+        left_out = len(dispensable) - kept
+        inflated = _joined(memory.to_state(np.sort(dispensable[left_out:])))
         found = _compressed(inflated)
         excess = max(len(found) / max_bytes, len(inflated) / MOST_INFLATED)
         if excess <= 1:

@@ -113,7 +113,7 @@ def test_what_is_read_again_is_what_was_written() -> None:
 def test_what_is_sent_back_is_the_record_and_where_it_has_been() -> None:
     batch = raw_batch([b"{"], key=b"k", headers=[("trace", b"\xff")])
     sent = read(dead_letter_message(batch, LETTER, topic="dead", max_bytes=1000)).sent_back()
-    assert sent == Message("machines", b"k", b"{", (("trace", b"\xff"), ("offnominal.replayed", b"dead[0]@0")))
+    assert sent == Message("machines", b"k", b"{", (("trace", b"\xff"), ("offnominal.replayed", b"dead[0]@0")), 3)
 
 
 @pytest.mark.parametrize(
