@@ -201,7 +201,7 @@ class PartitionMemory:
         self.outbreaks.restore(state["outbreaks"])
         self._novelty.restore(state["novelty"])
         self._silence.restore(state["silence"])
-        self.poison = PoisonWatch.from_state(state["poison"], self._service.settings.dead_letters)
+        self.poison.restore(state["poison"])
         rows = to_rows(SILENT, state["silent"])
         self._silent = {slot: (entity, Moment(offset, time)) for slot, entity, offset, time in rows}
         self._last_offset, self._hushed = state["last_offset"].copy(), state["hushed"].copy()

@@ -146,7 +146,7 @@ class Pipeline:
 
     @property
     def evicted(self) -> int:
-        """Entities forgotten since the partitions were assigned, because there were more than `window.max_entities`."""
+        """Entities of these partitions forgotten so far, because there were more than `window.max_entities`."""
         return sum(memory.entities.evicted for memory in self._memories.values())
 
     def process(self, batch: RawBatch, *, idle_ms: float = 0.0) -> Outcome:

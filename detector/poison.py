@@ -74,13 +74,10 @@ class PoisonWatch:
             "error": self._error,
         }
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any], limits: DeadLetterSettings) -> PoisonWatch:
-        """What `to_state` gave, to go on under these limits."""
-        watch = cls(limits)
-        watch._recent, watch._reasons = state["recent"], [*state["reasons"]]
-        watch._run, watch._began, watch._error = state["run"], state["began"], state["error"]
-        return watch
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `to_state` gave, under its own limits."""
+        self._recent, self._reasons = state["recent"], [*state["reasons"]]
+        self._run, self._began, self._error = state["run"], state["began"], state["error"]
 
     def _codes(self, arrived: Arrived) -> NDArray[np.uint8]:
         """The number (n,) of each record's reason among those met so far, from 1 on; 0 where it can be scored."""

@@ -106,7 +106,8 @@ def test_a_state_goes_on_as_if_nothing_had_been(seed: int) -> None:
     whole, before = PoisonWatch(chosen), PoisonWatch(chosen)
     for watch in (whole, before):
         watch.update(arrived(invalid[:at]))
-    after = PoisonWatch.from_state(before.to_state(), chosen)
+    after = PoisonWatch(chosen)
+    after.restore(before.to_state())
     rest = arrived([*invalid[at:], *[True] * 40], 2 * at)
     assert after.update(rest) == whole.update(rest) is not None
     ends = [{**watch.to_state(), "recent": watch.to_state()["recent"].tolist()} for watch in (whole, after)]
@@ -119,7 +120,8 @@ def test_every_part_of_the_state_counts(part: str) -> None:
     rest = arrived([*[False] * 350, *[True] * 900] if part in ("recent", "error") else [True] * 60, 1_300)
     watch, nothing = PoisonWatch(chosen), PoisonWatch(chosen).to_state()
     watch.update(first)
-    changed = PoisonWatch.from_state({**watch.to_state(), part: nothing[part]}, chosen)
+    changed = PoisonWatch(chosen)
+    changed.restore({**watch.to_state(), part: nothing[part]})
     assert changed.update(rest) != watch.update(rest)
 
 

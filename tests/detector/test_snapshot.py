@@ -144,6 +144,17 @@ def test_another_version_takes_over_after_a_restart_as_it_would_have(folder: Pat
     assert same(*lived)
 
 
+def test_an_outage_that_was_told_before_a_restart_is_over_after_it(folder: Path) -> None:
+    values, lived = turmoil(0), []
+    for between in (lambda memory: memory, restarted):
+        serving = pipeline(folder, "entity")
+        live(serving, batches(values[:900], 0))
+        serving._memories[PLACE] = between(serving._memories[PLACE])
+        lived.append(live(serving, iter([batch(values[900:], 900)])))
+    assert same(*lived)
+    assert ("resolved", 4) in [(alert["kind"], alert["members"]) for alert in lived[1].told]
+
+
 def test_a_state_shares_nothing_with_the_memory_that_goes_on(folder: Path) -> None:
     memory = live(pipeline(folder, "entity"), batches(turmoil(0)[:900], 0)).memory
     kept = memory.to_state()
