@@ -42,7 +42,11 @@ def main() -> None:
     try:
         app()
     except (OffnominalError, StreamError) as error:
-        typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+        from detector.logs import escaped
+
+        # The lines are ours; what the broker, a file or a record had to say within them is shown as text.
+        lines = "\n".join(map(escaped, str(error).split("\n")))
+        typer.secho(f"{type(error).__name__}: {lines}", fg="red", err=True)
         raise SystemExit(2 if isinstance(error, SettingsError) else 1) from error
 
 

@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from consumers.fields import join_path, milliseconds, number_column, split_path
+from consumers.text import printable
 from detector.config import FeatureKind, FeatureSettings
 from detector.errors import TrainingError
 
@@ -140,7 +141,7 @@ def yaml_line(value: object) -> str:
 
 
 def _comment(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:120])
+    return printable(text, 120)
 
 
 def _sample(values: Sequence[bytes | None]) -> _Sample:

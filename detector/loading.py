@@ -26,13 +26,12 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> DetectorSet
     Raises `SettingsError` naming key, value (but of a secret) and what was wanted.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"Settings file '{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"Settings file '{path}' is not UTF-8 at byte {error.start}.") from None
-    except (yaml.YAMLError, ValueError) as error:  # its own text quotes the file, which may hold a secret
-        raise SettingsError(f"Settings file '{path}' is not YAML{_place(error)}.") from None
+    data = _values(text, f"Settings file '{path}'")
     if not isinstance(data, dict):
         raise SettingsError(
             f"Settings file '{path}' holds {type(data).__name__}. Expected keys like name, kafka, stream, alerts."
@@ -49,6 +48,17 @@ def parse(data: Mapping[str, Any], origin: str = "settings") -> DetectorSettings
         raise SettingsError(
             "\n".join([f"{origin}: {len(lines)} setting{'s' * (len(lines) > 1)} to mend", *lines])
         ) from None
+
+
+def _values(text: str, origin: str) -> Any:
+    """What a text of YAML says. Raises `SettingsError` for one that is none, or has aliases: a few lines of these can
+    stand for more values than fit into memory."""
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise SettingsError(f"{origin} has an alias, *name. Expected every value where it belongs.")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # its own text quotes what may be a secret
+        raise SettingsError(f"{origin} is not YAML{_place(error)}.") from None
 
 
 def _place(error: Exception) -> str:
@@ -78,10 +88,7 @@ def _value(variable: str, text: str) -> Any:
     """Lists and maps may be given as YAML in a variable; a secret that merely looks like one is left alone."""
     if text[:1] not in ("[", "{") or _is_secret(variable.lower()):
         return text
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"Environment variable {variable} is not YAML{_place(error)}.") from None
+    return _values(text, f"Environment variable {variable}")
 
 
 def _told(item: Any) -> str:
@@ -101,7 +108,9 @@ def _told(item: Any) -> str:
         return f"  {path}.type: missing."
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
-    shown = f" has value {value!r}" if isinstance(value, str | int | float) and not _is_secret(path) else ""
+    is_group = item["type"] == "model_type" and isinstance(value, str)  # of which a part may be a secret
+    is_told = isinstance(value, str | int | float) and not is_group and not _is_secret(path)
+    shown = f" has value {value!r}" if is_told else ""
     return f"  {path}{shown}: {message}"
 
 

@@ -270,7 +270,7 @@ def _perceptron(widths: list[int]) -> nn.Sequential:
     """Linear layers with SiLU between them, their weights unset, which leaves the global random state alone."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.SiLU(), nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")]
+        layers += [nn.SiLU(), nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())]
     return nn.Sequential(*layers[1:])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from rich.progress import Progress as ProgressBar
 
 from consumers.kafka_python import KafkaPythonBroker
 from consumers.stream import Broker
+from consumers.text import printable
 from detector.alerts import Alert
 from detector.config import DetectorSettings
 
@@ -66,13 +68,16 @@ def shown(value: object) -> str:
     """A value out of a record for a terminal: numbers short, control characters and markup harmless."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str("missing" if value is None else value)
-    return escape("".join(letter if letter.isprintable() else "�" for letter in text[:80]))
+    return escape(printable(str("missing" if value is None else value), 80))
+
+
+def _json_printable(letter: str) -> str:
+    return letter if letter.isprintable() or letter == "\n" else json.dumps(letter)[1:-1]
 
 
 def print_json(text: str) -> None:
-    """A line of JSON on standard output, at once."""
-    sys.stdout.write(text + "\n")
+    """JSON on standard output, at once. What JSON allows in a string but a terminal obeys is escaped."""
+    sys.stdout.write("".join(map(_json_printable, text)) + "\n")
     sys.stdout.flush()
 
 
