@@ -1,0 +1,1 @@
+"""Faults injected into running daemons, and what became of every record: `python -m benchmarks.faults`."""
