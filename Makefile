@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := $(VENV)/.installed
 TOOLS := build/tools
 
-.PHONY: setup demo test check broker-test security-test generated lock audit sbom clean
+.PHONY: setup demo test check broker-test security-test faults-test generated lock audit sbom clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ broker-test: setup
 # TLS, SASL and access control on Apache Kafka, which the script at OFFNOMINAL_TEST_KAFKA_START starts.
 security-test: setup
 	$(PYTEST) tests/security/test_secure_kafka.py
+
+# A handful of faults on running daemons: kill -9, broker and group in trouble, poison. Starts Apache Kafka as above.
+faults-test: setup
+	$(PYTEST) tests/test_faults.py
 
 # Files in the repository that are generated from the code; tests hold them to it.
 generated: setup

@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from threading import Event
+from time import monotonic
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
-from consumers import connection, kafka_python
+from consumers import connection, kafka_member, kafka_python
 from consumers.batch import Message, Partition, Position
 from consumers.diagnose import diagnose
 from consumers.embedded import broker_process
@@ -157,22 +159,55 @@ def test_a_broker_that_does_not_know_how_to_compact_soon_makes_the_topic_all_the
     assert broker(bootstrap).partitions([unique]) == {unique: 2}
 
 
+def test_the_end_is_where_a_stream_was_rewound_to_when_only_a_marker_is_left(bootstrap: str, unique: str) -> None:
+    partition = Partition(unique, 0)
+    broker(bootstrap).create_topics({unique: 1})
+    with closing(broker(bootstrap, unique).stream([unique])) as stream:
+        stream.publish([Message(unique, None, b"%d" % number) for number in range(5)], {})
+        assert len(first_records(stream)) == 5
+        with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
+            admin.delete_records({TopicPartition(*partition): 6})
+        assert stream.rewind(partition, 0) == 6
+        assert stream.poll(100, 0.5).ends == {partition: 6}
+
+
+def test_an_idle_stream_asks_a_broker_that_is_there_and_goes_on(
+    bootstrap: str, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker(bootstrap).create_topics({unique: 1})
+    with closing(broker(bootstrap, unique).stream([unique])) as stream:
+        stream.publish([Message(unique, None, b"0")], {})
+        assert first_records(stream) == [b"0"]
+        asked = Mock(wraps=stream._reader.ends)
+        monkeypatch.setattr(stream._reader, "ends", asked)
+        assert [len(stream.poll(100, 0.1)) for _ in range(5)] == [0] * 5
+        assert asked.call_count == 0
+        monkeypatch.setattr(kafka_member, "_SILENCE_S", 0.0)
+        assert [len(stream.poll(100, 0.1)) for _ in range(5)] == [0] * 5
+        assert asked.call_count == 5
+        stream.publish([Message(unique, None, b"1")], {})
+        assert first_records(stream) == [b"1"]
+
+
 class Local:
-    """A broker of its own, which can be frozen."""
+    """A broker of its own, which can be frozen and killed."""
 
     def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
         self._process = process
         self.address = address
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
-        os.killpg(self._process.pid, signal.SIGSTOP)
+    def gone(self, by: signal.Signals) -> Iterator[None]:
+        os.killpg(self._process.pid, by)
         try:
             while diagnose(KafkaSettings(bootstrap=self.address, request_timeout_s=1.0)) is None:
                 """The signal is on its way."""
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
+
+    def frozen(self) -> AbstractContextManager[None]:
+        return self.gone(signal.SIGSTOP)
 
 
 @pytest.fixture
@@ -224,6 +259,28 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeyp
         stream.publish([Message("in", None, b"1")], {})
         committed = first_records(stream) == [b"1"]
     assert everything(address, "out") == [b"perhaps"] * committed
+
+
+@pytest.mark.parametrize(
+    ("by", "owns"),
+    [(signal.SIGSTOP, True), (signal.SIGKILL, True), (signal.SIGSTOP, False)],
+    ids=["frozen", "killed", "frozen before a partition is owned"],
+)
+def test_a_stream_with_nothing_to_read_notices_that_its_broker_is_gone(
+    local: Local, by: signal.Signals, owns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_member, "_SILENCE_S", 0.5)
+    hurried = broker(local.address, request_timeout_s=2.0)
+    hurried.create_topics({"in": 1})
+    with closing(hurried.stream(["in"])) as stream:
+        if owns:
+            stream.publish([Message("in", None, b"0")], {})
+            assert first_records(stream) == [b"0"]
+        with local.gone(by):
+            began = monotonic()
+            with pytest.raises(BrokerUnavailable):
+                first_records(stream)
+            assert monotonic() - began < 0.5 + 0.5 + 2.0 + 1.0  # the silence, a poll, the request, and some air
 
 
 def test_reading_ends_with_an_error_when_the_broker_falls_silent(

@@ -43,6 +43,8 @@ class World(Protocol):
         timestamp_ms: int | None = None,
     ) -> None: ...
 
+    def transact(self, topic: str, values: Sequence[bytes], *, commit: bool) -> None: ...
+
     def add_partitions(self, topic: str, partitions: int) -> None: ...
 
     def delete_topic(self, topic: str) -> None: ...
@@ -67,6 +69,10 @@ class MemoryWorld:
         timestamp_ms: int | None = None,
     ) -> None:
         MemoryBroker(log=self._log).append(topic, value, key, tuple(headers), partition, timestamp_ms)
+
+    def transact(self, topic: str, values: Sequence[bytes], *, commit: bool) -> None:
+        for value in values if commit else ():
+            self.append(topic, value)
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         MemoryBroker(log=self._log).create_partitions(topic, partitions)
@@ -104,6 +110,15 @@ class KafkaWorld:
         timestamp_ms: int | None = None,
     ) -> None:
         self._producer.send(topic, value, key, list(headers), partition, timestamp_ms).get(10)
+
+    def transact(self, topic: str, values: Sequence[bytes], *, commit: bool) -> None:
+        arguments = {"bootstrap_servers": self._settings["bootstrap"], "transactional_id": topic}
+        with closing(KafkaProducer(**arguments)) as producer:
+            producer.init_transactions()
+            producer.begin_transaction()
+            for sent in [producer.send(topic, value, partition=0) for value in values]:
+                sent.get(10)
+            (producer.commit_transaction if commit else producer.abort_transaction)()
 
     def add_partitions(self, topic: str, partitions: int) -> None:
         self._admin.create_partitions({topic: partitions})
@@ -513,6 +528,24 @@ def test_ends_tell_how_far_behind_each_partition_is(
     assert drain(stream, 5)[-1].ends == {Partition(name, 0): 0, Partition(name, 1): 5}
     world.append(name, b"y", partition=0)
     assert drain(stream, 1)[-1].ends == {Partition(name, 0): 1, Partition(name, 1): 5}
+
+
+def test_ends_do_not_count_what_transactions_leave_behind(
+    world: World, topic: Callable[..., str], opened: Callable[..., Stream]
+) -> None:
+    name = topic()
+    partition = Partition(name, 0)
+    world.transact(name, [b"x"] * 5, commit=True)
+    with closing(world.broker().stream([name])) as stream:
+        drain(stream, 5)
+        until(stream, lambda batch: batch.ends == {partition: 5})
+        stream.publish([], {partition: Position(5)})
+    world.transact(name, [b"x"] * 7, commit=False)
+    stream = opened(world.broker(), name)
+    until(stream, lambda batch: batch.ends == {partition: 5})
+    world.append(name, b"after")
+    (last,) = drain(stream, 1)[-1:]
+    assert last.ends == {partition: last.offsets[0] + 1}
 
 
 @pytest.mark.parametrize(("records", "wanted"), [(0, 0), (1, 1), (5, 5), (9, 9), (100, 12)])

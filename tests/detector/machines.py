@@ -68,7 +68,7 @@ def broker_with(values: Iterable[bytes | None], *, partitions: int = 1) -> Memor
 
 
 def send(broker: MemoryBroker, values: Iterable[bytes | None], *, timestamp_ms: int | None = None) -> None:
-    """Appends records, each machine's to a partition of its own choosing; at that time on the broker's clock, else now."""
+    """Appends records, each machine's to a partition of its own choosing; at that time of the broker's, else now."""
     for value in values:
         key = json.loads(value)["machine"].encode() if value and value.startswith(b'{"machine"') else None
         broker.append(TOPIC, value, key=key, timestamp_ms=timestamp_ms)
