@@ -112,8 +112,10 @@ class KafkaPythonStream:
             revoked = self._told.keys() & ownership.interrupted
             gained = ownership.owned - (self._told.keys() - revoked)
             placed = self._placing.place(gained, ownership.owned)
+            self._reader.forget(revoked)
             moved = {at: why for at, why in self._moved.items() if at not in gained and at in ownership.owned}
-        found = {at: records for at, records in found.items() if at not in gained}  # those come from their position
+        # What was found of those that were gained comes again, from their position.
+        found = {at: records for at, records in found.items() if at not in gained}
         anew = {at: Position(why.found) for at, why in moved.items() if why.reason == "recreated"}
         self._follow(ownership.owned - gained, placed, moved, found)
         self._moved.clear()

@@ -52,6 +52,11 @@ class KafkaReader:
         for partition, offset in offsets.items():
             self.consumer.seek(TopicPartition(*partition), offset)
 
+    def forget(self, partitions: Iterable[Partition]) -> None:
+        """These were given up: whatever topic they are found in next is as it should be."""
+        for partition in partitions:
+            self._ids.pop(partition.topic, None)
+
     def firsts(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """The offset of the first record that the log still holds."""
         keys = [TopicPartition(*partition) for partition in partitions]

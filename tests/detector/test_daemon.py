@@ -20,7 +20,7 @@ from detector.daemon import Daemon
 from detector.errors import TrainingError
 from detector.pipeline import Outcome
 from detector.store import Store
-from tests.detector.machines import ALERTS, TOPIC, broker_with, records, send, settings, trained
+from tests.detector.machines import ALERTS, TOPIC, broker_with, records, send, settings
 
 DEADLINE_S = 60
 ON_START = {"records": 3_000, "min_records": 300, "on_start": True}
@@ -66,16 +66,6 @@ def at_work(daemon: Daemon) -> Iterator[None]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def champion(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("champion"))
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("other"), training={"records": 2_000, "seed": 3})
 
 
 @pytest.fixture

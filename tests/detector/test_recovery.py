@@ -23,7 +23,7 @@ from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.daemon import Daemon
 from detector.store import Store
-from tests.detector.machines import ALERTS, DEAD_LETTERS, START_MS, TOPIC, broker_with, records, send, settings, trained
+from tests.detector.machines import ALERTS, DEAD_LETTERS, START_MS, TOPIC, broker_with, records, send, settings
 from tests.detector.test_daemon import at_work, published, until
 
 STATE = "offnominal-machines-state"
@@ -77,16 +77,6 @@ class ShakyStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-@pytest.fixture(scope="module")
-def champion(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("champion"))
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return trained(tmp_path_factory.mktemp("other"), training={"records": 2_000, "seed": 3})
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +144,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, champion: Bundle) -> M
     return broker
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_whatever_breaks_alerts_and_dead_letters_are_those_of_a_run_in_peace(
     tmp_path: Path, champion: Bundle, undisturbed: MemoryBroker, seed: int
 ) -> None:
@@ -181,7 +171,7 @@ def test_before_the_first_snapshot_the_log_is_replayed_from_the_first_record(
 ) -> None:
     memory = stream_of(2)
     rare = chosen(tmp_path, champion, state={"every": "1h", "records": 1_000_000})
-    served(rare, Shaky(memory, np.random.default_rng(1), 0.03), memory)
+    served(rare, Shaky(memory, np.random.default_rng(1), 0.015), memory)
     assert told(memory) == told(undisturbed)
 
 
