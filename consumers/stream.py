@@ -25,7 +25,8 @@ class Stream(Protocol):
 
         Where the log does not hold the offset to go on from, the partition goes on at the log's first record, and the
         batch says so in `moved`. Of a topic that was made anew the partitions are revoked and assigned in that batch,
-        without `moved` where the group found out first; one that is deleted ends the stream with `Retry`. Records that cannot be decoded are passed over and told too.
+        without `moved` where the group found out first; one that is deleted ends the stream with `Retry`. Records that
+        cannot be decoded are passed over and told too.
 
         `ends` are above the offset that a partition goes on from only where there is a record to read, or one of a
         transaction that is still open. The markers of transactions, and the records of aborted ones, count until the
