@@ -18,7 +18,7 @@ from consumers.batch import Partition, Position, RawBatch
 from consumers.stream import Broker, Stream
 from detector.bookmark import Bookmark
 from detector.config import DetectorSettings
-from detector.errors import OffnominalError
+from detector.errors import OffnominalError, SnapshotError
 from detector.pipeline import Pipeline
 from detector.state_topic import Snapshots, read_snapshot
 from detector.store import Store
@@ -80,11 +80,11 @@ class Recovery:
 
     def _take_over(self, partition: Partition, position: Position, stream: Stream, pipeline: Pipeline) -> bool:
         """Whether the partition is read again from its snapshot on."""
-        bookmark = Bookmark.read(position.snapshot)
-        if bookmark is None or bookmark.at > position.offset:
+        if not position.snapshot:
             self._begin_anew(partition, position, pipeline)
             return False
         try:
+            bookmark = _bookmark(position)
             own = self._pipeline(bookmark.version, pipeline)
             if bookmark.chunks:
                 own.restore(partition, read_snapshot(self._broker, self._settings.state_topic, bookmark))
@@ -145,6 +145,13 @@ class Recovery:
             pipeline.take_over(partition, memory)
             if own.version != pipeline.version:
                 self._snapshots.write(stream, pipeline, [partition])
+
+
+def _bookmark(position: Position) -> Bookmark:
+    bookmark = Bookmark.read(position.snapshot)
+    if bookmark is None or bookmark.at > position.offset:
+        raise SnapshotError(f"Position {position.offset} says '{position.snapshot[:100]}' of its snapshot.")
+    return bookmark
 
 
 def _of(batch: RawBatch, partitions: Collection[Partition]) -> NDArray[np.bool_]:

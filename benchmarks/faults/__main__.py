@@ -82,8 +82,11 @@ def _inject(stage: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
 
     def playing(lanes: int, *, broker: bool) -> list[Played]:
         due = [name for name in names if runs[name] and ("broker" in KINDS[name].needs) == broker]
-        with ThreadPoolExecutor(lanes) as pool:
+        pool = ThreadPoolExecutor(lanes)
+        try:
             return [*pool.map(played, due)]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever ends this wants no further scene
 
     with ThreadPoolExecutor(1) as beside:
         group = beside.submit(rejoin, stage, _REJOINS, arguments.seed)

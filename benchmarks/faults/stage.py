@@ -59,7 +59,7 @@ class Stage:
             "alerts": {"topic": f"{topic}-alerts", "rate": 0.005, "quiet_for": "1m", "silence": False},
             "state": {"topic": f"{topic}-state", "every": "3s"},
             "store": {"url": str(store or self.store), "poll": "500ms"},
-            "batch": {"max_wait": "100ms"},
+            "batch": {"max_wait": "250ms"},
             "web": {"enabled": False},
         }
 

@@ -16,6 +16,7 @@ import pytest
 from consumers.batch import Message, Partition, Position, RawBatch
 from consumers.errors import OutcomeUnknown, Retry
 from consumers.memory import MemoryBroker, MemoryStream
+from consumers.memory_log import Group
 from detector import daemon as daemons
 from detector.alerts import Alert
 from detector.bookmark import Bookmark
@@ -236,6 +237,17 @@ def test_an_open_incident_outlives_a_crash_and_a_change_of_version_at_once(
     after = [alert for alert in told(memory).values() if alert.version == other.version]
     assert after
     assert {alert.incident for alert in after if alert.kind == "resolved"} & opened
+
+
+def test_a_position_whose_note_makes_no_sense_costs_memory_and_no_record(
+    tmp_path: Path, champion: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory = stream_of(1)
+    with memory.log.changed:
+        group = memory.log.groups.setdefault("offnominal-machines", Group(frozenset({TOPIC}), {TOPIC}))
+        group.positions[Partition(TOPIC, 0)] = Position(3_100, "what somebody else wrote")
+    served(chosen(tmp_path, champion), memory, memory)
+    assert "what a partition remembered is lost" in capsys.readouterr().out
 
 
 def test_a_snapshot_that_is_gone_costs_memory_and_no_record(
