@@ -29,12 +29,14 @@ _SILENCE_S = 10.0
 class _Ownership:
     """What the group has given this member. kafka-python calls it within `poll` only, so no lock is needed.
 
-    `interrupted` were lost since it was last emptied, whether or not they came back.
+    `interrupted` were given up since it was last emptied, whether or not they came back; `lost` says that the group
+    took them away unasked.
     """
 
     def __init__(self) -> None:
         self.owned: set[Partition] = set()
         self.interrupted: set[Partition] = set()
+        self.lost = False
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         self.owned |= {Partition(*key) for key in assigned}
@@ -44,7 +46,9 @@ class _Ownership:
         self.owned -= lost
         self.interrupted |= lost
 
-    on_partitions_lost = on_partitions_revoked
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self.on_partitions_revoked(lost)
+        self.lost = True
 
 
 ConsumerRebalanceListener.register(_Ownership)
@@ -174,7 +178,7 @@ class KafkaPythonStream:
         return found
 
     def _join_again_if_left_behind(self) -> None:
-        """Three states that kafka-python does not leave by itself.
+        """Four states that kafka-python does not leave by itself.
 
         A metadata change made the leader join again, and its poll ended before the group's answer came: it never looks
         for the answer, and would own nothing, send no heartbeat, and not notice.
@@ -183,13 +187,18 @@ class KafkaPythonStream:
         A leader that comes back within the session timeout gets its old assignment as if it followed: nobody would
         watch for new partitions. Joining a second time it leads again. A true follower cannot tell that it is one, and
         does the same; it costs a rebalance in which all keep what they have.
+        What it owned when it asked to join was lost before the answer came: the leader keeps that from all others until
+        it hears that it was given up, and kafka-python says so of what is revoked alone.
         """
         state, coordinator = self._consumer.group_metadata().state, self._consumer._coordinator
         stable = state == MemberState.STABLE
-        follows = stable and not self._joined and not coordinator._is_leader
-        if follows or state == MemberState.REBALANCING or (stable and not coordinator._heartbeat_enabled):
+        follows = not self._joined and not coordinator._is_leader
+        if state == MemberState.REBALANCING or (
+            stable and (follows or self._ownership.lost or not coordinator._heartbeat_enabled)
+        ):
             coordinator.request_rejoin()
-        self._joined = self._joined or stable
+        if stable:
+            self._joined, self._ownership.lost = True, False
 
     def _ask_if_silent(self, found: Mapping[Partition, Sequence[Any]]) -> None:
         """kafka-python polls a broker that is gone as if it had nothing to say. Asks even where nothing is owned."""

@@ -94,6 +94,7 @@ class Daemon:
         if bundle is None or self._stopping.is_set():
             return
         pipeline = Pipeline(self._settings, bundle, partitions=self._partitions)
+        pipeline.warm_up()
         self._serves(bundle)
         watch = ChampionWatch(self._store, self._settings, bundle.version)
         with self._watchdog:

@@ -193,6 +193,14 @@ def test_partitions_share_a_daily_budget(folder: Path) -> None:
     assert promised == pytest.approx(43.2 * days, rel=0.1)
 
 
+def test_warming_up_leaves_no_trace(folder: Path, bundle: Bundle) -> None:
+    values: list[bytes | None] = [*records(126, seed=3, odd=ATTACK)]
+    warm = Pipeline(settings(folder), bundle)
+    warm.warm_up()
+    assert (warm.entities, warm.open_incidents) == (0, 0)
+    assert warm.process(batch_of(values)).alerts == Pipeline(settings(folder), bundle).process(batch_of(values)).alerts
+
+
 def test_a_partition_that_is_given_up_takes_its_memory_with_it(folder: Path, bundle: Bundle) -> None:
     pipeline = Pipeline(settings(folder), bundle)
     hot = pipeline.process(batch_of([*records(126, seed=3, odd=ATTACK)]))
