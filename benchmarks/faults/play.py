@@ -49,13 +49,16 @@ class Played:
 def play(stage: Stage, name: str, kinds: Sequence[Kind], seed: int) -> Played:
     """Has the kinds strike in turn, and judges. A scene that comes to a standstill is ended, which is a remark."""
     played = Played(name, compared=all(kind.compared for kind in kinds))
-    with raised(stage, name, seed) as scene:
-        try:
-            for kind in kinds:
-                played.recoveries.append(_struck(scene, kind))
-        except TimeoutError as error:
-            scene.remarks.append(str(error))
-        played.verdict, played.remarks = scene.settle(compare=played.compared), scene.remarks
+    try:
+        with raised(stage, name, seed) as scene:
+            try:
+                for kind in kinds:
+                    played.recoveries.append(_struck(scene, kind))
+            except TimeoutError as error:
+                scene.remarks.append(str(error))
+            played.verdict, played.remarks = scene.settle(compare=played.compared), scene.remarks
+    except TimeoutError as error:
+        played.remarks = [*played.remarks, str(error)]
     return played
 
 
