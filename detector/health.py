@@ -14,7 +14,7 @@ from math import exp
 from typing import Literal, NamedTuple
 
 from consumers.batch import Partition, RawBatch
-from detector.config import HealthSettings
+from detector.config_service import HealthSettings
 from detector.lifecycle import Look, Result
 from detector.progress import Progress, Standing
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from consumers.batch import DeadLetter, Partition, RawBatch
 from consumers.decode import DeadLetterReason
-from detector.config import DeadLetterSettings
+from detector.config_service import DeadLetterSettings
 
 SPAN = 1_000
 """Newest records of a partition, of which the share that cannot be scored is taken."""

@@ -20,7 +20,8 @@ from consumers.decode import ERROR_LENGTH, DeadLetterReason
 from consumers.stream import Broker, Window
 from consumers.text import printable
 from detector.commands.terminal import connect, print_json, progress_shown, shown
-from detector.config import DetectorSettings, Duration
+from detector.config import DetectorSettings
+from detector.config_types import Duration
 from detector.dead_letters import Replay, SentBack, Tally, by_reason, chosen
 from detector.errors import SettingsError
 

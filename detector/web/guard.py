@@ -10,7 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from detector.config import WebSettings, is_loopback
+from detector.config_service import WebSettings, is_loopback
 from detector.errors import SettingsError
 
 PROBES = ("/healthz", "/readyz")

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
 from detector import __version__
-from detector.config import WebSettings
+from detector.config_service import WebSettings
 from detector.errors import SettingsError
 from detector.health import Health, Phase
 from detector.web.guard import Guard

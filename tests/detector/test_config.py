@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from consumers.settings import KafkaSettings
-from detector.config import DetectorSettings, Duration, FeatureSettings
+from detector.config import DetectorSettings, FeatureSettings
+from detector.config_types import Duration
 from detector.errors import SettingsError
 from detector.loading import load, parse
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consumers.batch import Moved, Partition, Position, RawBatch
-from detector.config import HealthSettings
+from detector.config_service import HealthSettings
 from detector.health import SPARE_S, Check, Health
 from detector.lifecycle import Look
 

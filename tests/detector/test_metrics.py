@@ -12,7 +12,8 @@ from consumers.errors import BrokerUnavailable, OutcomeUnknown
 from consumers.memory import MemoryBroker
 from consumers.stream import Window
 from detector.bundle import Bundle
-from detector.config import DetectorSettings, HealthSettings
+from detector.config import DetectorSettings
+from detector.config_service import HealthSettings
 from detector.health import Health
 from detector.lifecycle import Look
 from detector.metrics import HEALTH_SPECS, SPECS, Metrics

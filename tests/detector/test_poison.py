@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from consumers.batch import DeadLetter, Moved, Partition, RawBatch
-from detector.config import DeadLetterSettings
+from detector.config_service import DeadLetterSettings
 from detector.poison import SPAN, Arrived, PoisonWatch, refusal
 
 P = Partition("machines", 0)

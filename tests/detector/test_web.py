@@ -11,7 +11,7 @@ import pytest
 from httpx import ASGITransport, AsyncClient, Response
 from prometheus_client import CollectorRegistry, Counter
 
-from detector.config import HealthSettings, WebSettings
+from detector.config_service import HealthSettings, WebSettings
 from detector.errors import SettingsError
 from detector.health import Health
 from detector.loading import load, parse
