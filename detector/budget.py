@@ -80,7 +80,7 @@ class Budget(NamedTuple):
         """The partition's part of the budget, out of the training records of each partition and how many there are."""
         total = sum(seen.values())
         if not total:
-            return 1 / partitions
+            return 1 / max(1, partitions)
         return (1 - EVEN_SHARE) * seen.get(partition, 0) / total + EVEN_SHARE / max(partitions, len(seen))
 
 

@@ -47,7 +47,7 @@ def print_alerts_of_a_dry_run(settings: DetectorSettings) -> None:
     bundle = store.load(champion)
     bundle.require_fit(settings)
     broker = connect(settings)
-    pipeline = Pipeline(settings, bundle, partitions=sum(broker.partitions(settings.stream.topics).values()) or 1)
+    pipeline = Pipeline(settings, bundle, partitions=sum(broker.partitions(settings.stream.topics).values()))
     window = Window() if settings.kafka.start == "earliest" else Window(records=0)
     stopping = threading.Event()
     with stopped_by_signals(stopping.set):

@@ -212,6 +212,12 @@ def opened() -> Iterator[Callable[..., Stream]]:
         yield open_
 
 
+def fill(world: World, topic: str, records: int) -> None:
+    """Appends records with the values 0, 1, 2, …"""
+    for number in range(records):
+        world.append(topic, b"%d" % number)
+
+
 def drain(stream: Stream, records: int, most: int = 100) -> list[RawBatch]:
     """Polls until so many records have come."""
     batches: list[RawBatch] = []
@@ -342,8 +348,7 @@ def test_what_was_published_is_there_with_its_positions(
     world: World, topic: Callable[..., str], opened: Callable[..., Stream]
 ) -> None:
     name, out = topic(), topic()
-    for number in range(5):
-        world.append(name, b"%d" % number)
+    fill(world, name, 5)
     with closing(world.broker().stream([name])) as stream:
         drain(stream, 5)
         stream.publish(
@@ -362,8 +367,7 @@ def test_records_that_no_publish_covered_come_again(
     world: World, topic: Callable[..., str], opened: Callable[..., Stream]
 ) -> None:
     name = topic()
-    for number in range(4):
-        world.append(name, b"%d" % number)
+    fill(world, name, 4)
     with closing(world.broker().stream([name])) as stream:
         assert values(drain(stream, 4)) == [b"0", b"1", b"2", b"3"]
     assert values(drain(opened(world.broker(), name), 4)) == [b"0", b"1", b"2", b"3"]
@@ -654,8 +658,7 @@ def test_a_rewound_partition_is_read_again_and_its_committed_position_stays(
 ) -> None:
     name = topic()
     partition = Partition(name, 0)
-    for number in range(6):
-        world.append(name, b"%d" % number)
+    fill(world, name, 6)
     with closing(world.broker().stream([name])) as stream:
         drain(stream, 6, most=4)
         stream.publish([], {partition: Position(5, "s")})
@@ -668,8 +671,7 @@ def test_a_partition_can_be_rewound_right_after_the_poll_that_assigned_it(
     world: World, topic: Callable[..., str], opened: Callable[..., Stream]
 ) -> None:
     name = topic()
-    for number in range(6):
-        world.append(name, b"%d" % number)
+    fill(world, name, 6)
     with closing(world.broker().stream([name])) as stream:
         drain(stream, 6)
         stream.publish([], {Partition(name, 0): Position(4, "2")})
@@ -684,8 +686,7 @@ def test_rewinding_goes_no_farther_back_than_the_log(
     world: World, topic: Callable[..., str], opened: Callable[..., Stream]
 ) -> None:
     name = topic()
-    for number in range(6):
-        world.append(name, b"%d" % number)
+    fill(world, name, 6)
     stream = opened(world.broker(), name)
     drain(stream, 6)
     world.delete_records(Partition(name, 0), 3)
@@ -723,8 +724,7 @@ def test_fetching_gives_the_spans_asked_for_and_nothing_else(world: World, topic
 
 def test_fetching_leaves_out_what_the_log_no_longer_holds(world: World, topic: Callable[..., str]) -> None:
     name = topic()
-    for number in range(6):
-        world.append(name, b"%d" % number)
+    fill(world, name, 6)
     world.delete_records(Partition(name, 0), 3)
     assert values(list(world.broker().fetch({Partition(name, 0): (1, 5)}))) == [b"3", b"4"]
     assert values(list(world.broker().fetch({Partition(name, 0): (0, 2)}))) == []
@@ -764,8 +764,7 @@ def test_a_position_that_retention_overtook_goes_on_at_the_first_record_with_its
 ) -> None:
     name = topic()
     partition = Partition(name, 0)
-    for number in range(6):
-        world.append(name, b"%d" % number)
+    fill(world, name, 6)
     with closing(world.broker().stream([name])) as stream:
         drain(stream, 6)
         stream.publish([], {partition: Position(1, "s")})

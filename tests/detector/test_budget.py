@@ -181,3 +181,7 @@ def test_rates_depend_neither_on_where_batches_end_nor_on_restarts(
         state, parts = unpack(pack(parts.to_state())), Allowance(budget, 0.7)
         parts.restore(state)
     np.testing.assert_array_equal(np.concatenate(found), Allowance(budget, 0.7).rates(time))
+
+
+def test_a_topic_that_is_gone_for_now_leaves_a_partition_the_whole_budget() -> None:
+    assert BUDGET.share(Partition("t", 0), {}, 0) == 1.0
