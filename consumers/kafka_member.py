@@ -19,7 +19,7 @@ from consumers.fetching import bounded_consumer
 from consumers.kafka_placing import Placed, Placing
 from consumers.kafka_publisher import Identity, Publisher
 from consumers.kafka_reader import KafkaReader
-from consumers.records import to_batch
+from consumers.records import Run, to_batch
 from consumers.settings import KafkaSettings
 
 _HEARTBEAT_S = 3.0
@@ -171,7 +171,7 @@ class KafkaPythonStream:
         with suppress(kafka.KafkaError, RuntimeError):  # RuntimeError: its event loop has ended already
             within(self._timeout_s, lambda: self._consumer.close(autocommit=False))
 
-    def _poll_reader(self, max_records: int, timeout_s: float) -> dict[Partition, list[Any]]:
+    def _poll_reader(self, max_records: int, timeout_s: float) -> dict[Partition, Run]:
         found, moved = self._reader.poll(max_records, timeout_s)
         self._moved |= moved
         self._join_again_if_left_behind()
@@ -200,7 +200,7 @@ class KafkaPythonStream:
         if stable:
             self._joined, self._ownership.lost = True, False
 
-    def _ask_if_silent(self, found: Mapping[Partition, Sequence[Any]]) -> None:
+    def _ask_if_silent(self, found: Mapping[Partition, Run]) -> None:
         """kafka-python polls a broker that is gone as if it had nothing to say. Asks even where nothing is owned."""
         if not found:
             if time.monotonic() - self._heard_at < _SILENCE_S:
@@ -213,14 +213,14 @@ class KafkaPythonStream:
         kept: set[Partition],
         placed: Placed,
         moved: Mapping[Partition, Moved],
-        found: Mapping[Partition, Sequence[Any]],
+        found: Mapping[Partition, Run],
     ) -> None:
         """Where the caller goes on in each partition, in the order in which a batch tells it."""
         self._told = {
             **{at: offset for at, offset in self._told.items() if at in kept},
             **{at: position.offset for at, position in placed.positions.items()},
             **{at: why.found for at, why in moved.items()},
-            **{at: records[-1].offset + 1 for at, records in found.items()},
+            **{at: run.following for at, run in found.items()},
         }
         self._ends |= placed.ends
 

@@ -16,7 +16,7 @@ from consumers.errors import BrokerUnavailable, TopicMissing
 from consumers.fetching import bounded_consumer
 from consumers.kafka_member import KafkaPythonStream
 from consumers.kafka_reader import KafkaReader
-from consumers.records import tail, to_batch
+from consumers.records import Run, tail, to_batch
 from consumers.settings import KafkaSettings
 from consumers.stream import Window
 
@@ -33,8 +33,7 @@ _SOON = {
     "segment.bytes": "67108864",
 }
 
-Found = dict[Partition, list[Any]]
-"""Records of kafka-python by partition."""
+Found = dict[Partition, Run]
 
 
 class KafkaPythonBroker:
@@ -169,8 +168,8 @@ class KafkaPythonBroker:
                     moved = time.monotonic()
                 elif time.monotonic() - moved > self._settings.request_timeout_s:
                     raise BrokerUnavailable(f"reading {_listed([waiting[0].topic])}: no progress since offsets {at}")
-                inside = {key: [record for record in run if record.offset < ends[key]] for key, run in found.items()}
-                if any(inside.values()):
+                inside = {partition: run.before(ends[partition]) for partition, run in found.items()}
+                if any(len(run.offsets) for run in inside.values()):
                     yield inside
 
     def _last(self, firsts: Mapping[Partition, int], ends: Mapping[Partition, int], records: int) -> Generator[Found]:
@@ -179,17 +178,15 @@ class KafkaPythonBroker:
         reach = records
         while True:
             starts = tail(spans, reach)
-            found: dict[Partition, list[Any]] = {}
-            for part in self._until(starts, ends):
-                for partition, run in part.items():
-                    found.setdefault(partition, []).extend(run)
-            if sum(map(len, found.values())) >= records or starts == firsts:
+            parts = list(self._until(starts, ends))
+            found = {at: Run.concat([part[at] for part in parts if at in part]) for at in starts}
+            if sum(len(run.offsets) for run in found.values()) >= records or starts == firsts:
                 break
             reach *= 2
-        kept = tail({partition: (0, len(run)) for partition, run in found.items()}, records)
+        kept = tail({partition: (0, len(run.offsets)) for partition, run in found.items()}, records)
         for partition, run in found.items():
-            for at in range(kept[partition], len(run), _READ_RECORDS):
-                yield {partition: run[at : at + _READ_RECORDS]}
+            for at in range(kept[partition], len(run.offsets), _READ_RECORDS):
+                yield {partition: run.take(slice(at, at + _READ_RECORDS))}
 
     def _follow(self, starts: Mapping[Partition, int]) -> Iterator[RawBatch]:
         with self._reader(list(starts)) as reader:

@@ -10,6 +10,7 @@ from kafka import errors as kafka
 
 from consumers.batch import Moved, Partition
 from consumers.fetching import Undecodable
+from consumers.records import Run
 
 _TRIES = 4  # the first and three more: a broken transfer or replica may mend
 
@@ -31,7 +32,7 @@ class KafkaReader:
         self._ids: dict[str, Any] = {}
         self._tries: dict[TopicPartition, tuple[int, int]] = {}
 
-    def poll(self, max_records: int, timeout_s: float) -> tuple[dict[Partition, list[Any]], dict[Partition, Moved]]:
+    def poll(self, max_records: int, timeout_s: float) -> tuple[dict[Partition, Run], dict[Partition, Moved]]:
         """Records by partition, and where partitions had to move to before them; may return early with neither."""
         try:
             polled = self.consumer.poll(timeout_s * 1000, max_records)
@@ -44,7 +45,7 @@ class KafkaReader:
         except Undecodable as error:
             return {}, self._pass_over(error)
         anew = {key: self._expected(key, polled) for key in self._made_anew()}
-        found = {Partition(*key): records for key, records in polled.items() if key not in anew}
+        found = {Partition(*key): Run.of(records) for key, records in polled.items() if records and key not in anew}
         return found, self._to_first(anew)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from consumers.batch import Header, Message, Moved, Partition, Position, RawBatch
 from consumers.errors import Fenced, Retry
-from consumers.memory_log import Group, MemoryLog, MemoryRecord, PartitionLog
-from consumers.records import tail, to_batch
+from consumers.memory_log import Group, MemoryLog, PartitionLog
+from consumers.records import Run, tail, to_batch
 from consumers.stream import Window
 
 _READ_RECORDS = 10_000
@@ -127,7 +127,7 @@ class MemoryBroker:
             default = log.first if self._start == "earliest" else log.end
             group.positions[partition] = Position(begin.get(partition, default))
 
-    def _take(self, at: dict[Partition, int], ends: Mapping[Partition, int]) -> dict[Partition, list[MemoryRecord]]:
+    def _take(self, at: dict[Partition, int], ends: Mapping[Partition, int]) -> dict[Partition, Run]:
         with self.log.changed:
             return _take(self.log, at, _READ_RECORDS, ends)
 
@@ -252,15 +252,15 @@ def _waiting(log: MemoryLog, at: Mapping[Partition, int]) -> bool:
 
 def _take(
     log: MemoryLog, at: dict[Partition, int], most: int, ends: Mapping[Partition, int] | None = None
-) -> dict[Partition, list[MemoryRecord]]:
+) -> dict[Partition, Run]:
     """Up to `most` records from where `at` stands, which moves on. Who gave records goes to the end of the queue."""
-    found: dict[Partition, list[MemoryRecord]] = {}
+    found: dict[Partition, Run] = {}
     for partition in list(at):
         source = log.partition(partition)
         start = max(at[partition], source.first)
         run = source.between(start, min(start + most, ends[partition] if ends else source.end))
         if run:
-            found[partition] = run
+            found[partition] = Run.of(run)
             del at[partition]
             at[partition] = run[-1].offset + 1
             most -= len(run)

@@ -1,13 +1,16 @@
-"""What the implementations of the port share: polled records as one `RawBatch`, and where the last N records begin."""
+"""What the implementations of the port share: polled records as columns, and where the last N records begin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from itertools import chain
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from consumers.batch import Moved, Partition, Position, RawBatch
+from consumers.batch import Header, Moved, Partition, Position, RawBatch
+from consumers.packed import Packed
 
 
 class Record(Protocol):
@@ -25,26 +28,73 @@ class Record(Protocol):
     def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
 
 
+class Run(NamedTuple):
+    """Records of one partition in offset order, n of them: columns as in `RawBatch`."""
+
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    headers: Sequence[Sequence[Header]]
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> Run:
+        """Of records as objects. A header without content becomes b""."""
+        return cls(
+            np.array([record.offset for record in records], np.int64),
+            np.array([record.timestamp for record in records], np.int64),
+            [record.key for record in records],
+            [record.value for record in records],
+            [[(name, content or b"") for name, content in record.headers] for record in records],
+        )
+
+    @classmethod
+    def concat(cls, runs: Sequence[Run]) -> Run:
+        """All records of runs that follow each other."""
+        if len(runs) == 1:
+            return runs[0]
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(run.offsets for run in runs)]),
+            np.concatenate([np.zeros(0, np.int64), *(run.timestamps for run in runs)]),
+            Packed.concat([Packed.of(run.keys) for run in runs]),
+            Packed.concat([Packed.of(run.values) for run in runs]),
+            list(chain.from_iterable(run.headers for run in runs)),
+        )
+
+    def take(self, rows: slice) -> Run:
+        """Some of the records."""
+        return Run(self.offsets[rows], self.timestamps[rows], self.keys[rows], self.values[rows], self.headers[rows])
+
+    def before(self, offset: int) -> Run:
+        """The records below an offset."""
+        return self.take(slice(0, int(np.searchsorted(self.offsets, offset))))
+
+    @property
+    def following(self) -> int:
+        """The offset after the last record; there must be one."""
+        return int(self.offsets[-1]) + 1
+
+
 def to_batch(
-    found: Mapping[Partition, Sequence[Record]],
+    found: Mapping[Partition, Run],
     *,
     ends: Mapping[Partition, int],
     assigned: Mapping[Partition, Position] | None = None,
     revoked: frozenset[Partition] = frozenset(),
     moved: Mapping[Partition, Moved] | None = None,
 ) -> RawBatch:
-    """One batch of the records of several partitions, each in offset order. A header without content becomes b""."""
-    runs = [(partition, records) for partition, records in found.items() if records]
-    records = [record for _, run in runs for record in run]
-    sizes = np.array([len(run) for _, run in runs], dtype=np.int64)
+    """One batch of the records of several partitions."""
+    there = {partition: run for partition, run in found.items() if len(run.offsets)}
+    sizes = np.array([len(run.offsets) for run in there.values()], dtype=np.int64)
+    records = Run.concat([*there.values()])
     return RawBatch(
-        partitions=tuple(partition for partition, _ in runs),
-        partition=np.repeat(np.arange(len(runs), dtype=np.int32), sizes),
-        offsets=np.array([record.offset for record in records], dtype=np.int64),
-        timestamps=np.array([record.timestamp for record in records], dtype=np.int64),
-        keys=[record.key for record in records],
-        values=[record.value for record in records],
-        headers=[[(name, content or b"") for name, content in record.headers] for record in records],
+        partitions=(*there,),
+        partition=np.repeat(np.arange(len(sizes), dtype=np.int32), sizes),
+        offsets=records.offsets,
+        timestamps=records.timestamps,
+        keys=records.keys,
+        values=records.values,
+        headers=records.headers,
         assigned=assigned or {},
         revoked=revoked,
         ends=ends,

@@ -70,11 +70,26 @@ class SecuritySettings(Settings):
         return self
 
 
+class RegistrySettings(Settings):
+    """A schema registry with Confluent's REST interface."""
+
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """Its address, `http://host:port`."""
+    username: str | None = None
+    """User, where it asks for one."""
+    password: SecretStr | None = None
+    """Password of the user."""
+    ca_file: Path | None = None
+    """Certificates of the authorities to trust (PEM); the system's where none is given."""
+
+
 class KafkaSettings(Settings):
     """The broker, and this process's place in its consumer group."""
 
     bootstrap: Annotated[str, Field(min_length=1)]
     """Addresses of brokers to ask first, `host:port[,host:port]`."""
+    client: Literal["kafka-python", "confluent-kafka"] = "kafka-python"
+    """The library that speaks to the broker. confluent-kafka comes with the extra `fast`, and does the same."""
     group: str | None = None
     """Consumer group; `offnominal-<name>` where none is given. Replicas of one detector share it."""
     instance: str = "0"

@@ -9,7 +9,7 @@ from croniter import CroniterError, croniter
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from consumers.fields import join_path, split_path
-from consumers.settings import KafkaSettings, Settings
+from consumers.settings import KafkaSettings, RegistrySettings, Settings
 from detector.config_service import (
     BatchSettings,
     DeadLetterSettings,
@@ -39,6 +39,18 @@ class StreamSettings(Settings):
     timestamp: FieldPath | None = None
     """Field with the time of the event: epoch number or ISO 8601.
     Without it, or where a record lacks it, the broker's timestamp counts."""
+    format: Literal["json", "avro", "protobuf"] = "json"
+    """How values are written. Avro and Protobuf come with the schema registry's header of five or more bytes, and with
+    the extra `registry`."""
+    registry: RegistrySettings | None = None
+    """Where the schemas of Avro and Protobuf are."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if (self.format == "json") != (self.registry is None):
+            wanted = "no registry" if self.format == "json" else "registry.url"
+            raise ValueError(f"format is '{self.format}': expected {wanted} beside it")
+        return self
 
 
 class FeatureSettings(Settings):

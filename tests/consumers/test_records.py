@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from consumers.batch import Partition
-from consumers.records import tail, to_batch
+from consumers.records import Run, tail, to_batch
 
 spans = some.dictionaries(
     some.builds(Partition, some.just("t"), some.integers(0, 20)),
@@ -35,5 +35,5 @@ def test_a_partition_gives_less_than_another_only_when_it_has_no_more(
 
 
 def test_a_batch_of_nothing_is_empty() -> None:
-    batch = to_batch({Partition("t", 0): []}, ends={})
+    batch = to_batch({Partition("t", 0): Run.of([])}, ends={})
     assert (len(batch), batch.partitions, batch.offsets.tolist()) == (0, (), [])

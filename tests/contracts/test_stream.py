@@ -886,6 +886,8 @@ def test_a_partition_added_while_nobody_read_is_read_from_its_first_record(
 
 
 def test_members_that_begin_a_group_together_agree_on_its_start(world: World, topic: Callable[..., str]) -> None:
+    if isinstance(world, KafkaWorld) and is_embedded():
+        pytest.skip("the embedded broker never answers a member that waits to join while another joins once more")
     name = topic(4)
     for number in range(8):
         world.append(name, b"before", partition=number % 4)
