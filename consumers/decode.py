@@ -1,32 +1,26 @@
-"""Bytes to columns: each record through a C-level JSON decoder, its fields gathered, poison records set apart."""
+"""Bytes to columns: the wanted fields of JSON records, poison records set apart."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from itertools import repeat
-from operator import attrgetter, is_
-from types import NoneType
-from typing import Any, NamedTuple
+from itertools import count, repeat
+from operator import is_
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers import scan
 from consumers.batch import Columns, DeadLetter, RawBatch, Schema
-from consumers.fields import milliseconds, number_column, split_path, within_calendar
+from consumers.fields import MOST_TEXT_CHARACTERS, epoch_milliseconds, iso_milliseconds, within_calendar
+from consumers.json_objects import NUMBER, TEXT, TIME, ObjectDecoder, Role, Tree, tree_of
+from consumers.packed import ABSENT, Packed
 from consumers.text import printable
 
-CHUNK = 512
-"""Records taken apart at a time: few enough that their objects stay in the processor's cache until they are gathered,
-which measures 1.3 (8 fields) to 1.5 (38 fields) times as fast as a batch of 16,384 at once."""
 ERROR_LENGTH = 200
-
 MOST_ENTITY_CHARACTERS = 512
-MOST_TEXT_CHARACTERS = 1_000
-"""A longer text is taken by its beginning: texts are remembered by the hundred thousand, and alerts repeat them. More
-than an entity's name may have, so that one that is too long still shows."""
 
 
 class DeadLetterReason(StrEnum):
@@ -54,6 +48,8 @@ class DeadLetterReason(StrEnum):
     """Every feature is missing or null."""
     UNSCORABLE = "unscorable"
     """Decoded, but a model gives no number for it."""
+    UNKNOWN_SCHEMA = "unknown_schema"
+    """The schema registry has no schema of the id that the value names, or none that can be read as the format is."""
     UNDECODABLE = "undecodable"
     """A whole record batch that the client cannot decode: one dead letter for all its records."""
 
@@ -69,18 +65,22 @@ class JsonDecoder:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._root = _object(_tree(_roles(schema)))
-        self._decode = msgspec.json.Decoder(self._root.struct).decode
+        tree = tree_of(_roles(schema))
+        self._objects = ObjectDecoder(tree)
+        self._numbers = [*schema.numbers]
+        self._texts = [*dict.fromkeys((*schema.texts, *filter(None, [schema.entity])))]
+        self._plan = scan.Plan.of([*self._wanted(tree, 0, count(1))])
 
     def decode(self, batch: RawBatch) -> tuple[Columns, list[DeadLetter]]:
         """Each record as a row of the columns or as a dead letter, both in the order of the batch.
 
         No bytes whatever make it raise.
         """
-        letters: list[DeadLetter] = []
-        pieces = [self._chunk(batch.values, start, letters) for start in range(0, len(batch) or 1, CHUNK)]
-        fields = {path: np.concatenate([piece[path] for piece in pieces]) for path in pieces[0]}
-        row = np.delete(np.arange(len(batch)), np.array([letter.row for letter in letters], dtype=np.int64))
+        fields, letters = self._fields(Packed.of(batch.values))
+        row = np.arange(len(batch))
+        if letters:
+            row = np.delete(row, [letter.row for letter in letters])
+            fields = {path: column[row] for path, column in fields.items()}
         time = self._time(fields, batch.timestamps[row])
         entity = fields[self._schema.entity] if self._schema.entity else np.full(len(row), "", dtype=object)
 
@@ -100,27 +100,39 @@ class JsonDecoder:
         )
         return (columns.take(~refused) if refused.any() else columns), sorted(letters)
 
-    def _chunk(
-        self, values: Sequence[bytes | None], start: int, letters: list[DeadLetter]
-    ) -> dict[str, NDArray[np.generic]]:
-        """One column a path from the records at `start` that can be decoded; the others are added to `letters`.
+    def _fields(self, values: Packed) -> tuple[dict[str, NDArray[Any]], list[DeadLetter]]:
+        """A column (n,) a path, and the records that cannot be decoded: their rows of the columns are void."""
+        found = scan.scan(values, self._plan, 1 + len(self._numbers), 1 + len(self._texts))
+        doubtful = np.flatnonzero(~found.plain)
+        found.lengths[:, doubtful] = ABSENT
+        lengths = np.minimum(found.lengths, MOST_TEXT_CHARACTERS)
+        texts = [scan.texts_at(values.data, *places) for places in zip(found.starts, lengths, strict=True)]
+        fields = dict(zip((*self._numbers, *self._texts), (*found.numbers[1:], *texts[1:]), strict=True))
+        if self._schema.timestamp:
+            fields[self._schema.timestamp] = _times(found.numbers[0], texts[0])
+        return fields, self._doubt(values.take(doubtful), doubtful, fields) if len(doubtful) else []
 
-        msgspec does not check the strings of fields it skips, so what is not UTF-8 is emptied first, for it to refuse.
-        """
-        checked = [
-            value if value and (value.isascii() or _is_utf8(value)) else b"" for value in values[start : start + CHUNK]
-        ]
-        remaining, records, refused = iter(checked), list[msgspec.Struct](), 0
-        while len(records) + refused < len(checked):
-            try:
-                records.extend(map(self._decode, remaining))  # on an error, what came before it stays in the list
-            except (ValueError, RecursionError) as error:
-                row = start + len(records) + refused
-                letters.append(_refusal(row, values[row], error))
-                refused += 1
-        columns: dict[str, NDArray[np.generic]] = {}
-        _gather(self._root, records, columns)
-        return columns
+    def _doubt(self, values: Packed, rows: NDArray[np.int64], fields: Mapping[str, NDArray[Any]]) -> list[DeadLetter]:
+        """Decodes the records that are not plain into their rows of the columns."""
+        columns, refused = self._objects.decode([*values])
+        sound = np.delete(rows, [at for at, _ in refused])
+        for path, column in columns.items():
+            fields[path][sound] = column
+        return [_refusal(int(rows[at]), values[at], error) for at, error in refused]
+
+    def _wanted(self, tree: Tree, owner: int, numbers: Iterator[int]) -> Iterator[scan.Field]:
+        """The fields for the scan; the time is number 0 of both the numbers and the texts."""
+        for name, child in tree.items():
+            if isinstance(child, dict):
+                own = next(numbers)
+                yield scan.Field(owner, name.encode(), scan.OBJECT, own)
+                yield from self._wanted(child, own, numbers)
+            elif child.role is NUMBER:
+                yield scan.Field(owner, name.encode(), scan.NUMBER, 1 + self._numbers.index(child.path))
+            elif child.role is TEXT:
+                yield scan.Field(owner, name.encode(), scan.TEXT, 1 + self._texts.index(child.path))
+            else:
+                yield scan.Field(owner, name.encode(), scan.TIME, 0)
 
     def _time(self, fields: dict[str, NDArray[Any]], broker: NDArray[np.int64]) -> NDArray[np.float64]:
         heard = within_calendar(broker.astype(np.float64))
@@ -140,116 +152,49 @@ def refusals(
     refused = []
     if schema.entity:
         error = f"Field '{schema.entity}' is missing, null or empty. Expected the name of an entity."
-        refused.append((DeadLetterReason.MISSING_ENTITY, error, ~entity.astype(np.bool_)))
-        lengths = np.fromiter((len(name or "") for name in entity), np.int64, len(entity))
+        names = set(entity.tolist())
+        refused.append((DeadLetterReason.MISSING_ENTITY, error, _among(entity, {it for it in names if not it})))
+        long = {it for it in names if it and len(it) > MOST_ENTITY_CHARACTERS}
         error = f"Field '{schema.entity}' is too long. Expected at most {MOST_ENTITY_CHARACTERS} characters."
-        refused.append((DeadLetterReason.ENTITY_TOO_LONG, error, lengths > MOST_ENTITY_CHARACTERS))
+        refused.append((DeadLetterReason.ENTITY_TOO_LONG, error, _among(entity, long)))
     origin = "The broker's timestamp"
     if schema.timestamp:
         origin = f"Field '{schema.timestamp}' (the broker's timestamp where it is missing)"
     error = f"{origin} is no time from 1970 to 9999. Expected an epoch number or ISO 8601."
     refused.append((DeadLetterReason.BAD_TIMESTAMP, error, np.isinf(time)))
     if schema.numbers or schema.texts:
-        absent = [np.isnan(fields[path]) for path in schema.numbers]
-        absent += [np.fromiter(map(is_, fields[path], repeat(None)), dtype=np.bool_) for path in schema.texts]
+        absent = np.ones(len(time), np.bool_)
+        for path in schema.numbers if len(time) else ():
+            absent &= np.isnan(fields[path])
+        for path in schema.texts if absent.any() else ():
+            absent &= np.fromiter(map(is_, fields[path], repeat(None)), dtype=np.bool_)
         error = f"Every feature is missing or null. Expected one of {', '.join((*schema.numbers, *schema.texts))}."
-        refused.append((DeadLetterReason.NO_FEATURES, error, np.logical_and.reduce(absent)))
+        refused.append((DeadLetterReason.NO_FEATURES, error, absent))
     return refused
 
 
-def _texts(values: Sequence[Any]) -> NDArray[np.object_]:
-    if not set(map(type, values)) <= {str, NoneType}:
-        values = [
-            value if value is None else str(value).lower() if isinstance(value, int) else value for value in values
-        ]
-    if max(map(len, filter(None, values)), default=0) > MOST_TEXT_CHARACTERS:
-        values = [value and value[:MOST_TEXT_CHARACTERS] for value in values]
-    return np.array(values, dtype=object)
+def _among(names: NDArray[np.object_], wrong: set[str | None]) -> NDArray[np.bool_]:
+    """Which of the names (n,) are wrong."""
+    return np.array([name in wrong for name in names]) if wrong else np.zeros(len(names), np.bool_)
 
 
-class _Role(NamedTuple):
-    """What a field is wanted as: its word in messages, what msgspec accepts, what stands for none, and its column."""
-
-    name: str
-    accepts: Any
-    missing: float | None
-    column: Callable[[Sequence[Any]], NDArray[Any]]
-
-
-_NUMBER = _Role("number", float | bool | None, math.nan, number_column)
-_TEXT = _Role("text", str | int | bool | None, None, _texts)
-_TIME = _Role("time", float | str | None, math.nan, milliseconds)
-
-
-class _Leaf(NamedTuple):
-    path: str
-    role: _Role
-
-
-_Tree = dict[str, "_Leaf | _Tree"]
-
-
-class _Object(NamedTuple):
-    """The struct that takes an object, and how to get at its fields and at the objects within it."""
-
-    struct: type[msgspec.Struct]
-    leaves: list[tuple[attrgetter[Any], _Leaf]]
-    objects: list[tuple[attrgetter[Any], _Object]]
-
-
-def _roles(schema: Schema) -> dict[str, _Role]:
-    roles = dict.fromkeys(schema.numbers, _NUMBER)
-    texts = dict.fromkeys((*schema.texts, *filter(None, [schema.entity])), _TEXT)
-    for path, role in (*texts.items(), *((path, _TIME) for path in filter(None, [schema.timestamp]))):
+def _roles(schema: Schema) -> dict[str, Role]:
+    roles = dict.fromkeys(schema.numbers, NUMBER)
+    texts = dict.fromkeys((*schema.texts, *filter(None, [schema.entity])), TEXT)
+    for path, role in (*texts.items(), *((path, TIME) for path in filter(None, [schema.timestamp]))):
         if (other := roles.setdefault(path, role)) is not role:
             raise ValueError(f"field '{path}' is wanted as {other.name} and as {role.name}: expected one of them")
     return roles
 
 
-def _tree(roles: dict[str, _Role]) -> _Tree:
-    root: _Tree = {}
-    for path, role in roles.items():
-        *outer, last = split_path(path)
-        node: _Leaf | _Tree = root
-        for name in outer:
-            node = node.setdefault(name, {}) if isinstance(node, dict) else node
-        if not isinstance(node, dict) or last in node:
-            raise ValueError(
-                f"field '{path}' is within another one, or another one within it: expected only one of them"
-            )
-        node[last] = _Leaf(path, role)
-    return root
-
-
-def _object(tree: _Tree) -> _Object:
-    fields, renames, leaves, objects = [], {}, [], []
-    for number, (name, child) in enumerate(tree.items()):
-        attribute = f"f{number}"
-        renames[attribute] = name
-        if isinstance(child, _Leaf):
-            fields.append((attribute, child.role.accepts, child.role.missing))
-            leaves.append((attrgetter(attribute), child))
-        else:
-            inner = _object(child)
-            fields.append((attribute, inner.struct | None, None))
-            objects.append((attrgetter(attribute), inner))
-    return _Object(msgspec.defstruct("Record", fields, rename=renames, gc=False), leaves, objects)
-
-
-def _gather(node: _Object, records: Sequence[msgspec.Struct], columns: dict[str, NDArray[np.generic]]) -> None:
-    for get, leaf in node.leaves:
-        columns[leaf.path] = leaf.role.column(list(map(get, records)))
-    for get, inner in node.objects:
-        absent = inner.struct()
-        _gather(inner, [child or absent for child in map(get, records)], columns)
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _times(numbers: NDArray[np.float64], texts: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Epoch milliseconds of times that are numbers (n,) or, where not None, texts (n,)."""
+    told = {text: iso_milliseconds(text) for text in set(texts.tolist()) if text is not None}
+    epoch = epoch_milliseconds(numbers)
+    if told:
+        iso = np.array([told.get(text, np.nan) for text in texts.tolist()])
+        epoch = np.where(np.isnan(iso), epoch, iso)
+    return within_calendar(epoch)
 
 
 def _refusal(row: int, value: bytes | None, error: Exception) -> DeadLetter:

@@ -11,7 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_TEXT_CHARACTERS = 1_000
+"""A longer text is taken by its beginning: texts are remembered by the hundred thousand, and alerts repeat them. More
+than an entity's name may have, so that one that is too long still shows."""
+
 _END_MS = 253_402_300_800_000.0  # the year 10000
+_UNITS_BELOW, _MS_OF_UNIT = np.array([1e11, 1e14, 1e17]), np.array([1e3, 1.0, 1e-3, 1e-6])
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
@@ -39,10 +44,10 @@ def milliseconds(values: Sequence[float | str | None]) -> NDArray[np.float64]:
     NaN where there is none, infinite where it is no time from 1970 to 9999.
     """
     if str not in set(map(type, values)):
-        return within_calendar(_from_epoch(number_column(values)))
-    iso = number_column([_from_iso(value) if isinstance(value, str) else None for value in values])
+        return within_calendar(epoch_milliseconds(number_column(values)))
+    iso = number_column([iso_milliseconds(value) if isinstance(value, str) else None for value in values])
     epoch = number_column([None if isinstance(value, str) else value for value in values])
-    return within_calendar(np.where(np.isnan(iso), _from_epoch(epoch), iso))
+    return within_calendar(np.where(np.isnan(iso), epoch_milliseconds(epoch), iso))
 
 
 def within_calendar(ms: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,14 +63,14 @@ def number_column(values: Sequence[Any]) -> NDArray[np.float64]:
         return np.array(values, dtype=np.float64)
 
 
-def _from_epoch(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+def epoch_milliseconds(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Milliseconds of numbers in s (below 1e11, the year 5138), ms (below 1e14), µs (below 1e17) or ns."""
-    size = np.abs(numbers)
-    factor: NDArray[np.float64] = np.select([size < 1e11, size < 1e14, size < 1e17], [1e3, 1.0, 1e-3], 1e-6)
+    factor: NDArray[np.float64] = _MS_OF_UNIT[np.searchsorted(_UNITS_BELOW, np.abs(numbers), side="right")]
     return numbers * factor
 
 
-def _from_iso(text: str) -> float:
+def iso_milliseconds(text: str) -> float:
+    """Epoch milliseconds of an ISO 8601 time (UTC where it names no offset); infinity where it is none."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Partition
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.snapshot import State
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.errors import NotEnoughRows
 
 TAIL_SHARE = 0.1

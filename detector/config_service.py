@@ -52,7 +52,7 @@ class StoreSettings(Settings):
 class BatchSettings(Settings):
     """How many records are taken at once."""
 
-    max_records: int = Field(default=16_384, ge=1)
+    max_records: int = Field(default=65_536, ge=1)
     """Most records in a batch."""
     max_bytes: int = Field(default=64_000_000, ge=1_000_000)
     """Most bytes of records in a batch, and as many again on their way from the broker; one record may be larger."""

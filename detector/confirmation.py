@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.entities import Visits, grown, of_slots
 from detector.snapshot import State
 

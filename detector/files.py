@@ -11,8 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition, RawBatch, Schema
-from consumers.decode import MOST_TEXT_CHARACTERS, JsonDecoder, refusals
-from consumers.fields import milliseconds, number_column, split_path, within_calendar
+from consumers.decode import JsonDecoder, refusals
+from consumers.fields import MOST_TEXT_CHARACTERS, milliseconds, number_column, split_path, within_calendar
 from detector.errors import SettingsError
 
 LINES = (".ndjson", ".jsonl")

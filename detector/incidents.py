@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -75,6 +75,7 @@ INCIDENT = tuple(it.name for it in fields(Incident))
 incident_values = attrgetter(*INCIDENT)
 """Of an incident, in the order of its fields: what it is made of again."""
 
+_GLANCE = 256
 _OPEN, _ENDED, _ALERTED = ("slot", *INCIDENT), ("slot", "at", *INCIDENT), ("slot", "offset", "time")
 
 
@@ -238,12 +239,14 @@ class Incidents:
     ) -> Generator[Transition, None, Incident | None]:
         """Transitions of one entity over its records; the loop turns once an incident, not once a record."""
         times, elevated, at = batch.columns.time[rows], batch.decided.elevated[rows], 0
+        opening = np.flatnonzero(batch.opening[rows])
         while True:
             if incident is None:
-                following = np.flatnonzero(batch.opening[rows[at:]] & self._warm(slot, times[at:]))
+                following = opening[np.searchsorted(opening, at) :]
+                following = following[self._warm(slot, times[following])]
                 if not len(following):
                     return None
-                at += int(following[0])
+                at = int(following[0])
                 incident = _opened(int(rows[at]), batch)
                 self._alerted[slot] = [_record(int(rows[at]), batch)]
                 yield Transition(int(rows[at]), "opened", incident)
@@ -300,7 +303,15 @@ class Incidents:
         return np.abs(times - ended.at) >= self._cooldown_ms if ended else np.ones(len(times), np.bool_)
 
     def _quiet_at(self, last_elevated: int, times: NDArray[np.int64], elevated: NDArray[np.bool_]) -> int:
-        """The first record that is the quiet time away from the elevated one before it; how many there are if none."""
+        """The first record that is the quiet time away from the elevated one before it; how many there are if none.
+        Looks at ever more of them, so that many short incidents in a long batch cost no more than one."""
+        for most in (_GLANCE << power for power in count(0, 2)):
+            found = self._first_quiet(last_elevated, times[:most], elevated[:most])
+            if found < most:
+                break
+        return found
+
+    def _first_quiet(self, last_elevated: int, times: NDArray[np.int64], elevated: NDArray[np.bool_]) -> int:
         before = np.maximum.accumulate(np.where(elevated, np.arange(len(times)), -1))
         before = np.concatenate([[-1], before[:-1]])[: len(times)]
         latest = np.where(before >= 0, times[before], last_elevated)

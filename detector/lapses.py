@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
+from consumers.compiled import compiled
 from consumers.faults import Fault
-from detector.compiled import compiled
 from detector.snapshot import State
 
 BURST = 5.0

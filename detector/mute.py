@@ -18,8 +18,8 @@ from icalendar import Calendar, Event, vRecur
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, PlainSerializer, Tag
 
+from consumers.compiled import compiled
 from consumers.settings import Settings
-from detector.compiled import compiled
 from detector.entities import Visits
 from detector.errors import SettingsError
 from detector.recursion import Levelled

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.special import pdtrc
 
 from consumers.batch import Columns
+from consumers.compiled import compiled
 from detector.alerts import ENDING
-from detector.compiled import compiled
 from detector.entities import Visits, renumbered
 from detector.incidents import INCIDENT, Incident, Transition, TransitionKind, incident_values
 from detector.snapshot import State, to_columns, to_rows

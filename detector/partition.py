@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition
+from consumers.compiled import compiled
 from consumers.faults import Fault
 from detector.alerts import severity_rank
 from detector.budget import Allowance, Budget
 from detector.bundle import Bundle
-from detector.compiled import compiled
 from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, Visits, everybody, grown, of_slots, renumbered, segments
 from detector.errors import SnapshotError

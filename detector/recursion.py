@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.entities import Visits
 
 TAIL = 0.05

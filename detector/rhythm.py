@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.compiled import compiled
+from consumers.compiled import compiled
 
 READY = 20
 """Gaps from which on a rhythm is known."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.entities import Visits, grown, of_slots
 from detector.snapshot import State
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
-from detector.compiled import compiled
+from consumers.compiled import compiled
 from detector.entities import Visits, grown
 from detector.features import FeatureEncoder
 from detector.parts import Previous, remembered

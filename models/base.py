@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -129,10 +129,16 @@ class GenerativeModel(nn.Module, ABC):
 
         Works in float64, so that which column comes first does not depend on what else is in the batch.
         """
-        model = copy.deepcopy(self).cpu().double()
+        model = self.precise()
         with torch.no_grad():
             parts = [model._explained(rows) for rows in torch.split(x.cpu().double(), _EXPLAINED_AT_ONCE)]
         return Explanation(*(torch.cat(column).to(x) for column in zip(*parts, strict=True)))
+
+    def precise(self) -> Self:
+        """In float64 on the CPU: itself where it is so already, else a copy."""
+        learned = [tensor for tensor in self.state_dict().values() if tensor.is_floating_point()]
+        there = all((tensor.dtype, tensor.device.type) == (torch.float64, "cpu") for tensor in learned)
+        return self if there else copy.deepcopy(self).cpu().double()
 
     @abstractmethod
     def _explained(self, x: Tensor) -> Explanation:

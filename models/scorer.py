@@ -15,7 +15,8 @@ from models.base import GenerativeModel
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _LEAST_ROWS = 16
-_MOST_ROWS = 4096  # in a bucket: what models make of them still fits a processor's cache
+_MOST_ROWS = {"cpu": 1024}  # in a bucket: what models make of them still fits a processor's cache
+_MOST_ROWS_ELSEWHERE = 32_768  # enough to fill a GPU
 _MOST_VALUES = 1 << 19  # in a bucket, which bounds the memory that long windows take
 
 
@@ -36,6 +37,7 @@ class Scorer:
     def __init__(self, models: Mapping[str, GenerativeModel], device: Device) -> None:
         self.device = resolve_device(device)
         self._models = {name: model.to(self.device).eval() for name, model in models.items()}
+        self._precise = {name: model.precise() for name, model in self._models.items()}
 
     def score(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, window, d) -> (models, n), in the order of the models.
@@ -43,7 +45,8 @@ class Scorer:
         Rows are scored in buckets of a few fixed sizes, filled up with zeros, so that shapes repeat. They cross to the
         device once, and their scores come back once.
         """
-        buckets = _buckets(len(x), x.shape[1] * x.shape[2])
+        most = _MOST_ROWS.get(self.device.type, _MOST_ROWS_ELSEWHERE)
+        buckets = _buckets(len(x), x.shape[1] * x.shape[2], most)
         with torch.inference_mode():
             rows = self._staged(x, sum(buckets)).to(self.device, non_blocking=True)
             parts = torch.split(rows, buckets)
@@ -53,8 +56,8 @@ class Scorer:
     def explain(self, name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Share and expected value, (n, d) each, of every column of the records x[:, -1] by one of the models."""
         with torch.inference_mode():
-            share, expected = self._models[name].explain(self._staged(x, len(x)).to(self.device, non_blocking=True))
-            return share.cpu().numpy(), expected.cpu().numpy()
+            share, expected = self._precise[name].explain(torch.tensor(x))
+            return share.numpy(), expected.numpy()
 
     def _staged(self, x: NDArray[np.float32], rows: int) -> Tensor:
         """x and zero rows after it, on the host; pinned where that lets a copy to the device run on its own."""
@@ -63,9 +66,10 @@ class Scorer:
         return staged
 
 
-def _buckets(n: int, width: int) -> list[int]:
-    """Sizes that hold n rows of so many values: the largest as often as it is filled, then a power of two."""
-    largest = min(_MOST_ROWS, max(_LEAST_ROWS, _power_of_two(_MOST_VALUES // width + 1) // 2))
+def _buckets(n: int, width: int, most: int) -> list[int]:
+    """Sizes, `most` at the most, that hold n rows of so many values: the largest as often as it is filled, then a power
+    of two."""
+    largest = min(most, max(_LEAST_ROWS, _power_of_two(_MOST_VALUES // width + 1) // 2))
     full, rest = divmod(n, largest)
     return [largest] * full + [max(_LEAST_ROWS, _power_of_two(rest))] * (rest > 0 or full == 0)
 

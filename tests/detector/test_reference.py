@@ -41,14 +41,16 @@ def test_every_setting_is_described_and_stands_in_the_reference(group: type[Base
 
 
 def test_what_is_commented_out_can_be_used_as_it_is() -> None:
-    """Taking the first `# ` off the items of features and models gives settings that load."""
+    """Taking the first `# ` off the items of features and models, and off a registry, gives settings that load."""
     lines, item = [], False
-    for line in reference().replace("features: auto  # or a list:", "features:").splitlines():
+    text = reference().replace("features: auto  # or a list:", "features:").replace("format: json", "format: avro")
+    for line in text.replace("registry: null  # or:", "registry:").splitlines():
         item = line.startswith("  # ") and (item or line.startswith(("  # # Required.", "  #   # Required.")))
         lines.append(line.replace("  # ", "  ", 1) if item else line)
     settings = parse(yaml.safe_load("\n".join(lines)))
     assert [model.type for model in settings.models] == ["gmm", "vae"]
     assert isinstance(settings.features, list)
+    assert settings.stream.registry is not None
 
 
 def test_every_line_fits() -> None:

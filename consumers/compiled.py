@@ -1,4 +1,4 @@
-"""Functions compiled to machine code, for recursions over records that numpy cannot express."""
+"""Functions compiled to machine code, for loops over records and bytes that numpy cannot express."""
 
 from __future__ import annotations
 
