@@ -31,9 +31,9 @@ class DeadLetterReason(StrEnum):
     NOT_UTF8 = "not_utf8"
     """Some part of the value, used or not, is not UTF-8."""
     MALFORMED = "malformed"
-    """Not JSON: cut short, or with NaN and Infinity, which JSON does not have."""
+    """Not what its format says: cut short, or JSON with NaN and Infinity, which JSON does not have."""
     WRONG_SHAPE = "wrong_shape"
-    """JSON, but not an object, or a field holds another type than its feature needs."""
+    """Not an object, or a field holds another type than its feature needs."""
     TOO_DEEP = "too_deep"
     """Nested beyond about a thousand levels."""
     OUT_OF_RANGE = "out_of_range"
@@ -65,7 +65,7 @@ class JsonDecoder:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        tree = tree_of(_roles(schema))
+        tree = tree_of(roles_of(schema))
         self._objects = ObjectDecoder(tree)
         self._numbers = [*schema.numbers]
         self._texts = [*dict.fromkeys((*schema.texts, *filter(None, [schema.entity])))]
@@ -76,29 +76,7 @@ class JsonDecoder:
 
         No bytes whatever make it raise.
         """
-        fields, letters = self._fields(Packed.of(batch.values))
-        row = np.arange(len(batch))
-        if letters:
-            row = np.delete(row, [letter.row for letter in letters])
-            fields = {path: column[row] for path, column in fields.items()}
-        time = self._time(fields, batch.timestamps[row])
-        entity = fields[self._schema.entity] if self._schema.entity else np.full(len(row), "", dtype=object)
-
-        refused = np.zeros(len(row), dtype=np.bool_)
-        for reason, error, found in refusals(self._schema, fields, entity, time):
-            letters += [DeadLetter(at, reason, printable(error, ERROR_LENGTH)) for at in row[found & ~refused].tolist()]
-            refused |= found
-        columns = Columns(
-            row=row,
-            partitions=batch.partitions,
-            partition=batch.partition[row],
-            offsets=batch.offsets[row],
-            time=np.where(refused, 0.0, time).astype(np.int64),
-            entity=entity,
-            numbers={path: fields[path] for path in self._schema.numbers},
-            texts={path: fields[path] for path in self._schema.texts},
-        )
-        return (columns.take(~refused) if refused.any() else columns), sorted(letters)
+        return settled(self._schema, batch, *self._fields(Packed.of(batch.values)))
 
     def _fields(self, values: Packed) -> tuple[dict[str, NDArray[Any]], list[DeadLetter]]:
         """A column (n,) a path, and the records that cannot be decoded: their rows of the columns are void."""
@@ -109,7 +87,7 @@ class JsonDecoder:
         texts = [scan.texts_at(values.data, *places) for places in zip(found.starts, lengths, strict=True)]
         fields = dict(zip((*self._numbers, *self._texts), (*found.numbers[1:], *texts[1:]), strict=True))
         if self._schema.timestamp:
-            fields[self._schema.timestamp] = _times(found.numbers[0], texts[0])
+            fields[self._schema.timestamp] = times(found.numbers[0], texts[0])
         return fields, self._doubt(values.take(doubtful), doubtful, fields) if len(doubtful) else []
 
     def _doubt(self, values: Packed, rows: NDArray[np.int64], fields: Mapping[str, NDArray[Any]]) -> list[DeadLetter]:
@@ -134,12 +112,38 @@ class JsonDecoder:
             else:
                 yield scan.Field(owner, name.encode(), scan.TIME, 0)
 
-    def _time(self, fields: dict[str, NDArray[Any]], broker: NDArray[np.int64]) -> NDArray[np.float64]:
-        heard = within_calendar(broker.astype(np.float64))
-        if self._schema.timestamp is None:
-            return heard
-        told = fields[self._schema.timestamp]
-        return np.where(np.isnan(told), heard, told)
+
+def settled(
+    schema: Schema, batch: RawBatch, fields: dict[str, NDArray[Any]], letters: list[DeadLetter]
+) -> tuple[Columns, list[DeadLetter]]:
+    """Columns of the records that have no letter, and are not refused for what their fields hold.
+
+    `fields` holds a column (n,) a path, void in rows that have a letter.
+    """
+    row = np.arange(len(batch))
+    if letters:
+        row = np.delete(row, [letter.row for letter in letters])
+        fields = {path: column[row] for path, column in fields.items()}
+    time = within_calendar(batch.timestamps[row].astype(np.float64))
+    if schema.timestamp is not None:
+        told = fields[schema.timestamp]
+        time = np.where(np.isnan(told), time, told)
+    entity = fields[schema.entity] if schema.entity else np.full(len(row), "", dtype=object)
+    refused = np.zeros(len(row), dtype=np.bool_)
+    for reason, error, found in refusals(schema, fields, entity, time):
+        letters += [DeadLetter(at, reason, printable(error, ERROR_LENGTH)) for at in row[found & ~refused].tolist()]
+        refused |= found
+    columns = Columns(
+        row=row,
+        partitions=batch.partitions,
+        partition=batch.partition[row],
+        offsets=batch.offsets[row],
+        time=np.where(refused, 0.0, time).astype(np.int64),
+        entity=entity,
+        numbers={path: fields[path] for path in schema.numbers},
+        texts={path: fields[path] for path in schema.texts},
+    )
+    return (columns.take(~refused) if refused.any() else columns), sorted(letters)
 
 
 def refusals(
@@ -178,7 +182,8 @@ def _among(names: NDArray[np.object_], wrong: set[str | None]) -> NDArray[np.boo
     return np.array([name in wrong for name in names]) if wrong else np.zeros(len(names), np.bool_)
 
 
-def _roles(schema: Schema) -> dict[str, Role]:
+def roles_of(schema: Schema) -> dict[str, Role]:
+    """What each field is wanted as, by path. Raises `ValueError` for one that is wanted in two roles."""
     roles = dict.fromkeys(schema.numbers, NUMBER)
     texts = dict.fromkeys((*schema.texts, *filter(None, [schema.entity])), TEXT)
     for path, role in (*texts.items(), *((path, TIME) for path in filter(None, [schema.timestamp]))):
@@ -187,7 +192,7 @@ def _roles(schema: Schema) -> dict[str, Role]:
     return roles
 
 
-def _times(numbers: NDArray[np.float64], texts: NDArray[np.object_]) -> NDArray[np.float64]:
+def times(numbers: NDArray[np.float64], texts: NDArray[np.object_]) -> NDArray[np.float64]:
     """Epoch milliseconds of times that are numbers (n,) or, where not None, texts (n,)."""
     told = {text: iso_milliseconds(text) for text in set(texts.tolist()) if text is not None}
     epoch = epoch_milliseconds(numbers)

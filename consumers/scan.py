@@ -91,11 +91,11 @@ def texts_at(data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArra
     """The ASCII strings (n,) in these places, None where there is none; equal ones are one object."""
     code, first = np.empty(len(starts), np.int64), np.empty(len(starts), np.int64)
     first = first[
-        : _distinct(data, starts, lengths, np.zeros(1 << (2 * len(starts)).bit_length(), np.int64), code, first)
+        : distinct(data, starts, lengths, np.zeros(1 << (2 * len(starts)).bit_length(), np.int64), code, first)
     ]
     places = zip(starts[first].tolist(), lengths[first].tolist(), strict=True)
-    distinct = [data[start : start + length].tobytes().decode("ascii") for start, length in places]
-    return np.array([*distinct, None], object)[code]
+    strings = [data[start : start + length].tobytes().decode("ascii") for start, length in places]
+    return np.array([*strings, None], object)[code]
 
 
 @compiled
@@ -207,7 +207,7 @@ def _number(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, float, boo
     if digits > _DIGITS or mantissa < 0 or (power and mantissa > _EXACT) or abs(power) > 22:
         return at, np.nan, integer
     value = mantissa * _POWERS[power] if power >= 0 else mantissa / _POWERS[-power]
-    return at, -value if negative else value, integer
+    return at, -value if negative and not (integer and value == 0.0) else value, integer  # an integer has no -0
 
 
 @compiled
@@ -363,7 +363,7 @@ def _record(
 
 
 @compiled
-def _distinct(
+def distinct(
     data: NDArray[np.uint8],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],

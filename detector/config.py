@@ -296,6 +296,8 @@ class DetectorSettings(Settings):
     def _coherent(self) -> Self:
         if isinstance(self.features, list):
             self._check_fields(self.features)
+        elif self.stream.format != "json":
+            raise ValueError(f"features: auto looks into JSON and stream.format is '{self.stream.format}': name them")
         waits = 4 * self.kafka.request_timeout_s
         if self.health.watchdog < waits:
             raise ValueError(

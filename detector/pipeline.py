@@ -1,7 +1,7 @@
 """The straight line, batch in, outcome out: decode, encode, score, calibrate, decide, incidents, messages.
 
-Pure computation: no clock, no I/O, no logging. What has memory is kept by partition, and the result depends on the
-records alone, not on where batches end.
+Pure computation: no clock, no I/O, no logging, but that a schema which was not met before is fetched from its registry.
+What has memory is kept by partition, and the result depends on the records alone, not on where batches end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from consumers.batch import Columns, DeadLetter, Message, Partition, Position, RawBatch
 from consumers.dead_letters import dead_letter_message, undecodable_message
-from consumers.decode import DeadLetterReason, JsonDecoder
+from consumers.decode import DeadLetterReason
+from consumers.decoding import decoder
 from consumers.faults import Fault, faults
 from detector.alerts import Alert
 from detector.bundle import Bundle
@@ -216,7 +217,7 @@ class Pipeline:
         self._schema = fields(
             bundle.encoder.features, settings.stream.entity, settings.stream.timestamp, settings.segment
         )
-        self._decoder = JsonDecoder(self._schema)
+        self._decoder = decoder(self._schema, settings.stream.format, settings.stream.registry)
         self._scorer = Scorer(bundle.models, settings.device)
         self._relevance = Relevance(bundle.encoder, self._scorer, bundle.calibration)
         self._reasoner = Reasoner(bundle.encoder, self._scorer, bundle.calibration, settings.alerts.max_reasons)

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from consumers.batch import Columns, Partition, RawBatch, Schema
-from consumers.decode import JsonDecoder
+from consumers.decoding import decoder
 from consumers.stream import Broker, Window
 from detector.config import DetectorSettings, FeatureSettings
 from detector.errors import NotEnoughRows
@@ -69,8 +69,8 @@ def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progre
             f"Expected at least training.min_records = {settings.training.min_records}."
         )
     features = _features(settings, lambda: list(islice((v for b in batches for v in b.values), SAMPLE_RECORDS)))
-    decoder = JsonDecoder(_schema(settings, features))
-    decoded = [decoder.decode(batch) for batch in batches]
+    decode = decoder(_schema(settings, features), settings.stream.format, settings.stream.registry).decode
+    decoded = [decode(batch) for batch in batches]
     ends = {partition: end for batch in batches for partition, end in batch.ends.items()}
     dropped = Counter(str(letter.reason) for _, letters in decoded for letter in letters)
     return TrainingData(Columns.concat([columns for columns, _ in decoded]), features, ends, dropped)

@@ -105,6 +105,7 @@ def told(columns: Columns, letters: list[DeadLetter]) -> list[Any]:
 @example([b'{"machine":"m","in":{"c":1},"in":{"kind":"x"}}'])
 @example([b'{"machine":"m","in":{"c":1},"in":null,"a":1}'])
 @example([b'{"machine":-0,"a":1}', b'{"machine":12,"a":true}', b'{"machine":1.0,"a":true}'])
+@example([b'{"machine":"m","a":-0,"b":-0.0}'])
 @example([b'{"machine":"m","a":1}x', b'{"machine":"m","a":1} ', b' {"machine":"m","a":1}'])
 @example([b'{"machine":"m","ts":true,"a":1}', b'{"machine":"m","ts":"","a":1}'])
 def test_records_mean_what_msgspec_says_they_mean(values: list[bytes | None]) -> None:
