@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.packed import Packed
+
 Header = tuple[str, bytes]
 
 
@@ -83,8 +85,8 @@ class RawBatch:
             partition=self.partition[rows],
             offsets=self.offsets[rows],
             timestamps=self.timestamps[rows],
-            keys=[self.keys[row] for row in rows.tolist()],
-            values=[self.values[row] for row in rows.tolist()],
+            keys=_taken(self.keys, rows),
+            values=_taken(self.values, rows),
             headers=[self.headers[row] for row in rows.tolist()],
             ends=self.ends,
         )
@@ -100,6 +102,10 @@ class RawBatch:
             for index, partition in enumerate(self.partitions)
             if (self.partition == index).any()
         }
+
+
+def _taken(values: Sequence[bytes | None], rows: NDArray[np.int64]) -> Sequence[bytes | None]:
+    return values.take(rows) if isinstance(values, Packed) else [values[row] for row in rows.tolist()]
 
 
 @dataclass(frozen=True, slots=True)

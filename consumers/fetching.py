@@ -1,27 +1,36 @@
-"""kafka-python's consumer with bounds: bytes handed over at once, bytes unpacked, and tries at what cannot be decoded.
+"""kafka-python's consumer with records as columns, and with bounds: on bytes handed over at once and bytes unpacked.
 
-kafka-python offers no hook for any of these. This is the one place where its fetcher is extended: a poll is bounded in
-records only; a record batch unpacks without limit; and one that cannot be decoded, or that has a header name that is
-not UTF-8, is never got past, though any producer in another language can write one. Record batches in the formats
-before Kafka 0.11 are left to kafka-python.
+kafka-python offers no hook for any of these. This is the one place where its fetcher is extended: it makes an object of
+each record; a poll is bounded in records only; a record batch unpacks without limit; and one that cannot be decoded, or
+that has a header name that is not UTF-8, is never got past, though any producer in another language can write one.
+Record batches in the formats before Kafka 0.11 are left to kafka-python.
 """
 
 from __future__ import annotations
 
 import struct
-from itertools import islice
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka
 from kafka.consumer.fetcher import Fetcher
-from kafka.record.default_records import DefaultRecordBatch
+from kafka.protocol.consumer import IsolationLevel
+from kafka.record.legacy_records import LegacyRecordBatch
+from numpy.typing import NDArray
 
-from consumers.inflation import inflate
+from consumers.receiving import client
+from consumers.record_batches import RecordBatch
+from consumers.records import Run
 
 LEAST_UNPACKED = 64_000_000
 """A record batch may unpack to so many bytes, or to as many as a poll may hold where that is more."""
 
+_BEGINNING = struct.Struct(">8xi")  # of a record batch in any format: an offset, and how many bytes follow
+_FORMAT_AT = 16
+_LEAST_BATCH = 26  # bytes: one of format 0 without key and value
 _UNDECODABLE = (kafka.CorruptRecordError, kafka.UnsupportedCodecError, struct.error, ValueError, IndexError)
 
 
@@ -36,7 +45,7 @@ class Undecodable(kafka.KafkaError):  # type: ignore[misc]  # ships no types
 
 
 def bounded_consumer(max_bytes: int, **arguments: Any) -> KafkaConsumer:
-    """A consumer whose `poll` gives about `max_bytes` of keys, values and headers at most, or one larger record.
+    """A consumer whose `poll` gives a list of `Run`s for each partition, of about `max_bytes` or one larger record.
 
     As many again, as they are packed, may be on their way from each broker. `poll` raises `Undecodable` when what comes
     next in a partition cannot be decoded; it fetches it again unless its caller seeks on.
@@ -44,6 +53,7 @@ def bounded_consumer(max_bytes: int, **arguments: Any) -> KafkaConsumer:
     consumer = KafkaConsumer(
         fetch_max_bytes=max_bytes,
         max_partition_fetch_bytes=min(max_bytes, KafkaConsumer.DEFAULT_CONFIG["max_partition_fetch_bytes"]),
+        kafka_client=client,
         **arguments,
     )
     consumer._fetcher = _BoundedFetcher(max_bytes, consumer._client, consumer._subscription, **consumer.config)
@@ -64,89 +74,144 @@ class _BoundedFetcher(Fetcher):  # type: ignore[misc]  # ships no types
 
     def _append(self, drained: Any, part: Any, max_records: int, update_offsets: bool) -> int:
         """The number of records taken, of the `max_records` still wanted: all of them ends the poll."""
-        taken: int = super()._append(drained, part, max_records, update_offsets)
+        runs: int = super()._append(drained, part, max_records, update_offsets)
+        taken = sum(len(run.offsets) for run in drained[part.topic_partition][-runs:]) if runs else 0
         return taken if self.left > 0 else max_records
 
-    def PartitionRecords(self, fetch_offset: int, key: TopicPartition, records: Any, **options: Any) -> _Run:
-        batches = _Batches(records, max(self._max_bytes, LEAST_UNPACKED))
-        return _Run(self, batches, fetch_offset, key, batches, **options)
+    def PartitionRecords(self, fetch_offset: int, key: TopicPartition, records: Any, **options: Any) -> _Fetched:
+        return _Fetched(self, max(self._max_bytes, LEAST_UNPACKED), fetch_offset, key, records, **options)
 
 
-class _Run(Fetcher.PartitionRecords):  # type: ignore[misc]  # ships no types
-    """Records of one partition, out of one fetch. Their sizes are -1 for a key, value or headers that are not there."""
+class _Fetched(Fetcher.PartitionRecords):  # type: ignore[misc]  # ships no types
+    """What one fetch brought of one partition. One record batch is open at a time, so no more is ever unpacked.
 
-    def __init__(self, fetcher: _BoundedFetcher, batches: _Batches, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    It is drained as soon as the last record is taken, so that the next fetch is under way while the caller works.
+    """
+
+    next_fetch_offset: int
+
+    def __init__(
+        self, fetcher: _BoundedFetcher, limit: int, fetch_offset: int, key: TopicPartition, records: Any, **options: Any
+    ) -> None:
+        super().__init__(fetch_offset, key, records, **options)
         self._fetcher = fetcher
-        self._batches = batches
+        self._limit = limit
+        self._batch: RecordBatch | _OldBatch | None = None
+        self._found = 0  # where to go on after the batch that was last looked at
+        self.record_iterator = self._batches(np.frombuffer(records._buffer, np.uint8))
 
-    def take(self, n: int | None = None) -> list[Any]:
+    def take(self, n: int) -> list[Run]:
         """Up to n records. Before what cannot be decoded it ends and drops the rest, so that it is fetched again."""
-        taken, left = [], self._fetcher.left
+        taken = []
         try:
-            for record in islice(self.record_iterator, n):
-                taken.append(record)
-                left -= 3 + record.serialized_key_size + record.serialized_value_size + record.serialized_header_size
-                if left <= 0:
-                    break
+            while self._advance() and n > 0 and self._fetcher.left > 0:
+                run = self._hand_over(n)
+                if len(run.offsets):
+                    taken.append(run)
+                    n -= len(run.offsets)
         except _UNDECODABLE as error:
             self.drain()
             if not taken:
                 expected = self.next_fetch_offset
-                found = max(self._batches.next_offset, expected + 1)
-                raise Undecodable(self.topic_partition, expected, found, error) from error
-        self._fetcher.left = left
+                raise Undecodable(self.topic_partition, expected, max(self._found, expected + 1), error) from error
         return taken
 
+    def _advance(self) -> bool:
+        """Whether there is a batch to go on with."""
+        if self._batch is None:
+            self._batch = next(self.record_iterator, None)
+        if self._batch is None:
+            self.drain()
+        return self._batch is not None
 
-class _Batches:
-    """The record batches of a fetch; `next_offset` is the one after the batch that was last given."""
+    def _hand_over(self, n: int) -> Run:
+        """Up to n records of one batch: none where all of it lies before the offset that was fetched."""
+        batch = self._batch
+        assert batch is not None
+        run, spent = batch.take(n, self._fetcher.left, self.next_fetch_offset)
+        self._fetcher.left -= spent
+        self.bytes_read += spent  # kafka-python serves those last that gave something
+        self._pass(batch, batch.next_offset if batch.done else run.following)
+        if batch.done:
+            self._batch = None
+        return run
 
-    def __init__(self, records: Any, limit: int) -> None:
-        self._records = records
-        self._limit = limit
-        self.next_offset = 0
+    def _pass(self, batch: RecordBatch | _OldBatch, offset: int) -> None:
+        self.next_fetch_offset = max(self.next_fetch_offset, offset)
+        self.leader_epoch = batch.leader_epoch
 
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        if isinstance(batch, DefaultRecordBatch):
-            self.next_offset = batch.next_offset
-            return _Batch(batch._buffer, self._limit)
-        return batch
+    def _batches(self, data: NDArray[np.uint8]) -> Iterator[RecordBatch | _OldBatch]:
+        """Those that have records for the caller."""
+        for batch in _split(data, self._limit):
+            self._found = batch.next_offset
+            batch.check()
+            if isinstance(batch, RecordBatch) and self._is_hidden(batch):
+                self._pass(batch, batch.next_offset)
+            else:
+                yield batch
 
+    def _is_hidden(self, batch: RecordBatch) -> bool:
+        """Whether it is a marker of the broker's, or of a transaction that was aborted.
 
-class _Batch(DefaultRecordBatch):  # type: ignore[misc]  # ships no types
-    """A record batch that unpacks to `limit` bytes at most, and whose header names may be any bytes."""
-
-    _buffer: bytearray
-    _pos: int
-    _decompressed: bool
-
-    def __init__(self, buffer: bytearray, limit: int) -> None:
-        super().__init__(buffer)
-        self._limit = limit
-
-    def _maybe_uncompress(self) -> None:
-        if not self._decompressed and self.compression_type != self.CODEC_NONE:
-            packed = bytes(memoryview(self._buffer)[self._pos :])
-            self._buffer = bytearray(inflate(self.compression_type, packed, self._limit))
-            self._pos = 0
-        self._decompressed = True
-
-    def _read_msg(self) -> Any:
-        try:
-            return super()._read_msg()
-        except UnicodeDecodeError:
-            self._buffer = _LenientText(self._buffer)
-            return super()._read_msg()
+        The broker names the aborted transactions of a fetch, each by its producer and first offset. It lasts until the
+        producer's next marker.
+        """
+        if self.isolation_level == IsolationLevel.READ_COMMITTED and batch.producer_id >= 0:
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if batch.is_abort():
+                self.aborted_producer_ids.discard(batch.producer_id)
+            elif self._is_batch_aborted(batch):
+                return True
+        return batch.is_control
 
 
-class _LenientText(bytearray):
-    """Bytes whose slices decode whatever they hold: what is not UTF-8 comes out as backslash escapes."""
+class _OldBatch:
+    """A batch in a format before Kafka 0.11, as kafka-python reads it. Where it ends is known when it has been read."""
 
-    def __getitem__(self, index: Any) -> Any:
-        part = super().__getitem__(index)
-        return _LenientText(part) if isinstance(part, bytearray) else part
+    leader_epoch = -1
+    next_offset = 0
 
-    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
-        return super().decode(encoding, errors)
+    def __init__(self, data: memoryview, magic: int) -> None:
+        self._batch = LegacyRecordBatch(data, magic)
+        self._left: deque[Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        return not self._left
+
+    def check(self) -> None:
+        if not self._batch.validate_crc():
+            raise kafka.CorruptRecordError("its checksum is wrong")
+
+    def take(self, records: int, max_bytes: int, start: int) -> tuple[Run, int]:
+        """As `RecordBatch.take`."""
+        if self._left is None:
+            self._left = deque(self._batch)
+            if not all(record.validate_crc() for record in self._left):
+                raise kafka.CorruptRecordError("the checksum of a record in it is wrong")
+            self.next_offset = max((record.offset + 1 for record in self._left), default=start)
+        taken: list[Any] = []
+        spent = 0
+        while self._left and len(taken) < records and spent < max_bytes:
+            record = self._left.popleft()
+            if record.offset >= start:
+                taken.append(record)
+                spent += record.size_in_bytes
+        return Run.of(taken), spent
+
+
+def _split(data: NDArray[np.uint8], limit: int) -> Iterator[RecordBatch | _OldBatch]:
+    """The broker may end a fetch anywhere: a last batch that is cut off is left out."""
+    at = 0
+    while len(data) - at >= _BEGINNING.size:
+        end = at + _BEGINNING.size + _BEGINNING.unpack_from(data.data, at)[0]
+        if end > len(data):
+            return
+        if end - at < _LEAST_BATCH:
+            raise kafka.CorruptRecordError(f"a record batch of {end - at} bytes, expected {_LEAST_BATCH} or more")
+        magic = int(data[at + _FORMAT_AT])
+        if magic > RecordBatch.MAGIC:
+            raise kafka.CorruptRecordError(f"a record batch of format {magic}, expected 0 to {RecordBatch.MAGIC}")
+        whole = magic == RecordBatch.MAGIC
+        yield RecordBatch(data, at, end, limit) if whole else _OldBatch(data.data[at:end], magic)
+        at = end

@@ -15,6 +15,7 @@ from zstandard import ZstdDecompressor, ZstdError
 
 _XERIAL = b"\x82SNAPPY\x00"  # the blocked format of snappy-java: this, two versions, then blocks with their lengths
 _XERIAL_HEADER = 16
+_PIECE = 1 << 18  # bytes
 _BROKEN = (OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, ZstdError, snappy.UncompressError)
 
 
@@ -37,19 +38,29 @@ def inflate(codec: int, packed: bytes, limit: int) -> bytes:
 
 
 def _gzip(packed: bytes, limit: int) -> bytes:
-    return GzipFile(fileobj=BytesIO(packed)).read(limit + 1)
+    return _pieces(GzipFile(fileobj=BytesIO(packed)).read, limit)
 
 
 def _lz4(packed: bytes, limit: int) -> bytes:
     decompressor = LZ4FrameDecompressor()
-    unpacked: bytes = decompressor.decompress(packed, max_length=limit + 1)
+    fed = iter([packed])
+    unpacked = _pieces(lambda size: b"" if decompressor.eof else decompressor.decompress(next(fed, b""), size), limit)
     if not decompressor.eof and len(unpacked) <= limit:
         raise EOFError("the frame is cut off")
     return unpacked
 
 
 def _zstd(packed: bytes, limit: int) -> bytes:
-    return ZstdDecompressor().stream_reader(packed, read_across_frames=True).read(limit + 1)
+    return _pieces(ZstdDecompressor().stream_reader(packed, read_across_frames=True).read, limit)
+
+
+def _pieces(read: Callable[[int], bytes], limit: int) -> bytes:
+    """Up to one byte more than the limit. Readers reserve what they are asked for, and most batches are small."""
+    pieces, left = [], limit + 1
+    while left and (piece := read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
 
 
 def _snappy(packed: bytes, limit: int) -> bytes:

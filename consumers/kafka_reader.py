@@ -45,7 +45,7 @@ class KafkaReader:
         except Undecodable as error:
             return {}, self._pass_over(error)
         anew = {key: self._expected(key, polled) for key in self._made_anew()}
-        found = {Partition(*key): Run.of(records) for key, records in polled.items() if records and key not in anew}
+        found = {Partition(*key): Run.concat(runs) for key, runs in polled.items() if key not in anew}
         return found, self._to_first(anew)
 
     def seek(self, offsets: Mapping[Partition, int]) -> None:
@@ -106,8 +106,8 @@ class KafkaReader:
         self._ids |= known
         return [key for key in keys if key.topic in anew]
 
-    def _expected(self, key: TopicPartition, polled: Mapping[TopicPartition, list[Any]]) -> int:
-        position: int = polled[key][0].offset if polled.get(key) else self.consumer.position(key)
+    def _expected(self, key: TopicPartition, polled: Mapping[TopicPartition, list[Run]]) -> int:
+        position: int = int(polled[key][0].offsets[0]) if key in polled else self.consumer.position(key)
         return position
 
     def _out_of_range(self, expected: Mapping[TopicPartition, int]) -> dict[Partition, Moved]:

@@ -8,6 +8,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from consumers.compiled import compiled
+
 ABSENT = -1
 """The length of one that is null."""
 
@@ -33,22 +35,23 @@ class Packed(Sequence[bytes | None]):
         except TypeError:
             joined = b"".join([value or b"" for value in values])
             lengths = np.array([ABSENT if value is None else len(value) for value in values], np.int64)
-        taken = np.maximum(lengths, 0)
-        return cls(np.frombuffer(joined, np.uint8), np.cumsum(taken) - taken, lengths)
+        return cls(np.frombuffer(joined, np.uint8), _end_to_end(lengths), lengths)
 
     @classmethod
     def concat(cls, parts: Sequence[Packed]) -> Packed:
-        """All strings of the parts."""
-        if len(parts) == 1:
-            return parts[0]
-        sizes = np.cumsum([0, *(len(part.data) for part in parts)]).tolist()
-        return cls(
-            np.concatenate([np.zeros(0, np.uint8), *(part.data for part in parts)]),
-            np.concatenate(
-                [np.zeros(0, np.int64), *(part.starts + size for part, size in zip(parts, sizes, strict=False))]
-            ),
-            np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)]),
-        )
+        """All strings of the parts: in the buffer that the parts share, else in one that holds them and no more."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls.of([])
+        lengths = np.concatenate([part.lengths for part in parts])
+        if all(part.data is parts[0].data for part in parts):
+            return cls(parts[0].data, np.concatenate([part.starts for part in parts]), lengths)
+        starts = _end_to_end(lengths)
+        data = np.empty(np.maximum(lengths, 0).sum(), np.uint8)
+        row = 0
+        for part in parts:
+            _copy(part.data, part.starts, part.lengths, data, starts[row : row + len(part)])
+            row += len(part)
+        return cls(data, starts, lengths)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Packed:
         """Those of the rows."""
@@ -64,7 +67,7 @@ class Packed(Sequence[bytes | None]):
     def __getitem__(self, at: int | slice) -> bytes | Packed | None:
         if isinstance(at, slice):
             return self.take(at)
-        start, length = int(self.starts[at]), int(self.lengths[at])
+        start, length = self.starts.item(at), self.lengths.item(at)
         return None if length == ABSENT else self.data[start : start + length].tobytes()
 
     def __iter__(self) -> Iterator[bytes | None]:
@@ -74,3 +77,24 @@ class Packed(Sequence[bytes | None]):
         data = self.data[low : int((self.starts + self.lengths).max(initial=low))].tobytes()
         for start, length in zip((self.starts - low).tolist(), self.lengths.tolist(), strict=True):
             yield None if length == ABSENT else data[start : start + length]
+
+
+def _end_to_end(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each string of these lengths (n,) starts when one follows the other."""
+    taken = np.maximum(lengths, 0)
+    return np.asarray(np.cumsum(taken) - taken, np.int64)
+
+
+@compiled
+def _copy(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    to: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+) -> None:
+    """Each string to its place in `to`. Unsigned, for an index that might be negative is looked at byte by byte."""
+    for row in range(len(starts)):
+        start, begin = np.uint64(starts[row]), np.uint64(begins[row])
+        for at in range(np.uint64(max(lengths[row], 0))):
+            to[begin + at] = data[start + at]

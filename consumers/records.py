@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.batch import Header, Moved, Partition, Position, RawBatch
+from consumers.headers import Headers
 from consumers.packed import Packed
 
 
 class Record(Protocol):
-    """A record as a client hands it over. The broker may hold headers without content: `None`."""
+    """A record as a client hands it over. The broker may hold records without a time, and headers without content."""
 
     @property
     def offset(self) -> int: ...
     @property
-    def timestamp(self) -> int: ...
+    def timestamp(self) -> int | None: ...
     @property
     def key(self) -> bytes | None: ...
     @property
@@ -39,10 +40,10 @@ class Run(NamedTuple):
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Run:
-        """Of records as objects. A header without content becomes b""."""
+        """Of records as objects. A header without content becomes b"", a record without a time is of -1."""
         return cls(
             np.array([record.offset for record in records], np.int64),
-            np.array([record.timestamp for record in records], np.int64),
+            np.array([-1 if record.timestamp is None else record.timestamp for record in records], np.int64),
             [record.key for record in records],
             [record.value for record in records],
             [[(name, content or b"") for name, content in record.headers] for record in records],
@@ -51,14 +52,16 @@ class Run(NamedTuple):
     @classmethod
     def concat(cls, runs: Sequence[Run]) -> Run:
         """All records of runs that follow each other."""
-        if len(runs) == 1:
-            return runs[0]
+        if len(runs) < 2:
+            return runs[0] if runs else cls.of([])
+        headers = [run.headers for run in runs]
+        packed = [part for part in headers if isinstance(part, Headers)]
         return cls(
-            np.concatenate([np.zeros(0, np.int64), *(run.offsets for run in runs)]),
-            np.concatenate([np.zeros(0, np.int64), *(run.timestamps for run in runs)]),
+            np.concatenate([run.offsets for run in runs]),
+            np.concatenate([run.timestamps for run in runs]),
             Packed.concat([Packed.of(run.keys) for run in runs]),
             Packed.concat([Packed.of(run.values) for run in runs]),
-            list(chain.from_iterable(run.headers for run in runs)),
+            Headers.concat(packed) if len(packed) == len(headers) else list(chain.from_iterable(headers)),
         )
 
     def take(self, rows: slice) -> Run:
