@@ -16,3 +16,8 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True, error_model="numpy")(function))
     except RuntimeError:  # neither beside the code nor in a home
         return cast(F, numba.njit(error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """The function, put into each compiled one that calls it: where a call costs as much as what is done in it."""
+    return cast(F, numba.njit(inline="always", error_model="numpy")(function))

@@ -1,72 +1,28 @@
-"""Where the partitions go on that a member of a group gains."""
+"""Where the partitions go on that a member of a group gains, on kafka-python."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from kafka import TopicPartition
 from kafka import errors as kafka
 from kafka.structs import OffsetAndMetadata
 
-from consumers.batch import Moved, Partition, Position
+from consumers.batch import Partition, Position
 from consumers.kafka_reader import KafkaReader
+from consumers.placing import Placement
 from consumers.settings import KafkaSettings
 
 
-class Placed(NamedTuple):
-    """The partitions that have a position now, those of them that had to move, and the ends of their logs."""
-
-    positions: dict[Partition, Position]
-    moved: dict[Partition, Moved]
-    ends: dict[Partition, int]
-
-
-class Placing:
-    """Sets each partition that is gained to its committed position.
-
-    A topic of which the group has no position yet begins, in all its partitions at once, where `begin` or the settings
-    say: the owner of its partition 0 decides and commits that. The owners of others wait for it, so that a partition
-    without a position beside it is one that was added since, and begins at its first record.
-    `seen` holds the topics that an earlier stream of this process has read: where the group has no position in one of
-    them, it was deleted with its topic, and all of the new topic is read.
-    """
+class Placing(Placement):
+    """A `Placement` by the consumer of a `KafkaReader`."""
 
     def __init__(
         self, reader: KafkaReader, settings: KafkaSettings, begin: Mapping[Partition, int], seen: set[str]
     ) -> None:
-        self._reader = reader
+        super().__init__(reader, settings, begin, seen)
         self._consumer = reader.consumer
         self._timeout_ms = int(settings.request_timeout_s * 1000)
-        self._earliest = settings.start == "earliest"
-        self._begin = begin
-        self._seen = seen
-
-    def place(self, gained: set[Partition], owned: set[Partition]) -> Placed:
-        """Those of the gained that can be placed; the others are held back for the next call."""
-        if not gained:
-            return Placed({}, {}, {})
-        topics = {partition.topic for partition in gained}
-        committed = self._committed(self._reader.partitions(topics) | gained)
-        begun = {topic for topic, number in committed if number == 0}
-        deciding = {topic for topic in topics - begun if Partition(topic, 0) in owned}
-        starts = self._reader.partitions(deciding) - committed.keys()
-        ready = {partition for partition in gained if partition.topic in begun | deciding}
-        firsts, ends = self._reader.firsts(ready | starts), self._reader.ends(ready | starts)
-        wanted = {at: committed.get(at) or self._unplaced(at, at in starts, firsts[at], ends[at]) for at in firsts}
-        resolved = {at: _resolved(position, firsts[at], ends[at]) for at, position in wanted.items()}
-        positions = {at: position for at, (position, _) in resolved.items()}
-        moved = {at: why for at, (_, why) in resolved.items() if why is not None}
-        anew = {at for at, why in moved.items() if why.reason == "recreated"}
-        if not self._commit({at: positions[at] for at in starts | anew}):
-            ready = set()
-        self._go_on({at: positions[at].offset for at in ready}, gained - ready)
-        self._seen |= {partition.topic for partition in ready}
-        return Placed(
-            {at: positions[at] for at in ready},
-            {at: why for at, why in moved.items() if at in ready},
-            {at: ends[at] for at in ready},
-        )
 
     def _committed(self, partitions: set[Partition]) -> dict[Partition, Position]:
         """In one exchange; kafka-python's public call takes one for each partition."""
@@ -74,13 +30,7 @@ class Placing:
         found = self._consumer._coordinator.fetch_committed_offsets(keys, timeout_ms=self._timeout_ms)
         return {Partition(*key): Position(place.offset, place.metadata or "") for key, place in found.items()}
 
-    def _unplaced(self, partition: Partition, new_topic: bool, first: int, end: int) -> Position:
-        if not new_topic or partition.topic in self._seen:
-            return Position(first)
-        return Position(self._begin.get(partition, first if self._earliest else end))
-
     def _commit(self, positions: Mapping[Partition, Position]) -> bool:
-        """So that a start is decided only once. False while the group rebalances and takes none."""
         offsets = {TopicPartition(*at): OffsetAndMetadata(*position, -1) for at, position in positions.items()}
         try:
             self._consumer.commit(offsets, timeout_ms=self._timeout_ms)
@@ -92,12 +42,3 @@ class Placing:
         self._reader.seek({**ready, **dict.fromkeys(waiting, 0)})
         self._consumer.resume(*(TopicPartition(*partition) for partition in ready))
         self._consumer.pause(*(TopicPartition(*partition) for partition in waiting))
-
-
-def _resolved(position: Position, first: int, end: int) -> tuple[Position, Moved | None]:
-    """An offset that the log no longer holds, or not yet (the topic was made anew), becomes the log's first."""
-    if position.offset < first:
-        return position._replace(offset=first), Moved(position.offset, first, "retention")
-    if position.offset > end:
-        return Position(first), Moved(position.offset, first, "recreated")
-    return position, None

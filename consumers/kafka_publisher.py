@@ -16,7 +16,10 @@ from consumers.connection import client_arguments, within
 from consumers.errors import OutcomeUnknown, Stop
 from consumers.settings import KafkaSettings
 
-_LONGEST_TRANSACTION_MS = 900_000  # the most that brokers allow by default
+LONGEST_TRANSACTION_MS = 900_000
+"""The most that brokers allow by default."""
+
+_REQUEST_BYTES = 262_144  # of messages sent at once; by default 16 kB, each waiting for the one before
 _TOO_LARGE = (kafka.MessageSizeTooLargeError, kafka.RecordListTooLargeError)
 _FENCED = (kafka.ProducerFencedError, kafka.InvalidProducerEpochError)
 
@@ -29,6 +32,12 @@ class Identity(NamedTuple):
     group: str
     instance: str
     transactional_id: str | None
+
+    @classmethod
+    def of(cls, settings: KafkaSettings, group: str) -> Identity:
+        """The member's of a group that the settings name."""
+        exactly_once = settings.delivery == "exactly_once"
+        return cls(group, settings.instance, f"{group}-{settings.instance}" if exactly_once else None)
 
     def doing(self, action: str) -> str:
         """An action with who does it, for messages of errors."""
@@ -67,7 +76,7 @@ class Publisher:
             return self._then_commit(messages, offsets, consumer)
         except kafka.KafkaError as error:
             if isinstance(self.cause(error), _TOO_LARGE):
-                raise Stop(f"{self._identity.doing('publishing')}: {_too_large(messages)}") from error
+                raise Stop(f"{self._identity.doing('publishing')}: {too_large(messages)}") from error
             raise
 
     def cause(self, error: Exception) -> Exception:
@@ -140,7 +149,8 @@ class Publisher:
         return places
 
 
-def _too_large(messages: Sequence[Message]) -> str:
+def too_large(messages: Sequence[Message]) -> str:
+    """What to tell who publishes a message that a topic does not take."""
     largest: dict[str, int] = {}
     for message in messages:
         size = len(message.key or b"") + len(message.value or b"")
@@ -161,9 +171,10 @@ def _arguments(settings: KafkaSettings, identity: Identity, client_id: str) -> d
         "delivery_timeout_ms": 2 * timeout_ms,
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
+        "batch_size": _REQUEST_BYTES,
     }
     if identity.transactional_id:
         arguments["transactional_id"] = identity.transactional_id
-        arguments["transaction_timeout_ms"] = min(2 * timeout_ms, _LONGEST_TRANSACTION_MS)
+        arguments["transaction_timeout_ms"] = min(2 * timeout_ms, LONGEST_TRANSACTION_MS)
         arguments["retry_backoff_ms"] = 5  # the next transaction meets the last one's markers, and waits this long
     return arguments

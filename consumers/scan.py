@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from consumers.compiled import compiled
+from consumers.compiled import compiled, inlined
 from consumers.packed import ABSENT, Packed
 
 DEPTH = 32
@@ -98,7 +98,7 @@ def texts_at(data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArra
     return np.array([*strings, None], object)[code]
 
 
-@compiled
+@inlined
 def _hash(data: NDArray[np.uint8], start: int, stop: int, owner: int) -> int:
     """Of Fowler, Noll and Vo (FNV-1a)."""
     found = _OFFSET ^ np.uint64(owner)
@@ -107,7 +107,7 @@ def _hash(data: NDArray[np.uint8], start: int, stop: int, owner: int) -> int:
     return int((found ^ (found >> np.uint64(29))) & np.uint64(0x7FFFFFFF))
 
 
-@compiled
+@inlined
 def _field(
     data: NDArray[np.uint8],
     start: int,
@@ -133,14 +133,14 @@ def _field(
     return -1
 
 
-@compiled
+@inlined
 def _space(data: NDArray[np.uint8], at: int, end: int) -> int:
     while at < end and (data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9):
         at += 1
     return at
 
 
-@compiled
+@inlined
 def _string(data: NDArray[np.uint8], at: int, end: int, escapes: bool) -> int:
     """Where a plain string that begins at `at`, after its quote, ends; -1 where it is none. Escapes of one letter may
     be allowed."""
@@ -158,14 +158,14 @@ def _string(data: NDArray[np.uint8], at: int, end: int, escapes: bool) -> int:
     return -1
 
 
-@compiled
+@inlined
 def _is_escape(byte: int) -> bool:
     """Of " \\ / b f n r t."""
     slash_or_quote = byte == 34 or byte == 92 or byte == 47
     return slash_or_quote or byte == 98 or byte == 102 or byte == 110 or byte == 114 or byte == 116
 
 
-@compiled
+@inlined
 def _word(data: NDArray[np.uint8], at: int, end: int) -> int:
     """How long the `true`, `false` or `null` at `at` is; 0 where there is none."""
     if end - at >= 4:
@@ -178,7 +178,7 @@ def _word(data: NDArray[np.uint8], at: int, end: int) -> int:
     return 0
 
 
-@compiled
+@inlined
 def _number(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, float, bool]:
     """Where the number that begins at `at` ends, -1 where there is none by JSON's grammar; its value, NaN where that is
     not certain; and whether it is an integer."""
@@ -210,7 +210,7 @@ def _number(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, float, boo
     return at, -value if negative and not (integer and value == 0.0) else value, integer  # an integer has no -0
 
 
-@compiled
+@inlined
 def _exponent(data: NDArray[np.uint8], at: int, end: int) -> tuple[int, int]:
     """Where an exponent that begins at `at`, after its letter, ends, -1 where it has no digits; and what it is."""
     sign = at < end and (data[at] == 43 or data[at] == 45)
@@ -247,7 +247,7 @@ def _scan(
             plain[row] = stop > 0 and _space(data, stop, end) == end
 
 
-@compiled
+@inlined
 def _record(
     data: NDArray[np.uint8],
     at: int,

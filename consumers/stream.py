@@ -1,7 +1,8 @@
 """The port to a broker: what the daemon needs of one, and nothing else.
 
 `Broker` is a connection recipe; `Stream` is one member of a consumer group with its own producer. Implementations:
-`kafka_python.KafkaPythonBroker`, `memory.MemoryBroker`. Both pass `tests/contracts/test_stream.py`.
+`kafka_python.KafkaPythonBroker`, `confluent.ConfluentBroker`, `memory.MemoryBroker`. All pass
+`tests/contracts/test_stream.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A handful of faults on running daemons: nothing is lost, nothing doubled, and no alert differs.
 
-On Apache Kafka where OFFNOMINAL_TEST_KAFKA_START names a script that starts it (as `benchmarks.faults.broker.START`) or
+On Apache Kafka where OFFNOMINAL_TEST_KAFKA_START names a script that starts it (as `benchmarks.brokers.START`) or
 OFFNOMINAL_TEST_BOOTSTRAP a broker; else on the embedded one, which cannot show all of it. `python -m benchmarks.faults`
 injects them by the hundred.
 """

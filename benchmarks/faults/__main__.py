@@ -28,7 +28,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.broker import START
+from benchmarks.brokers import START
 from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.play import Played, play, rejoin, summarise, table
 from benchmarks.faults.soak import soak

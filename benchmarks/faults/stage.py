@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.faults.broker import ApacheKafka, apache_kafka
+from benchmarks.brokers import QUICK_RETURN, ApacheKafka, apache_kafka
 from benchmarks.faults.fleet import ROOT
 from benchmarks.faults.traffic import CATEGORY, ENTITY, FEATURES, TIMESTAMP, normal_values
 
@@ -74,7 +74,7 @@ def staged(
         if bootstrap is None:
             if start is None:
                 raise ValueError("neither a broker nor a way to start one is given")
-            kafka = cleanup.enter_context(apache_kafka(start, folder / "kafka"))
+            kafka = cleanup.enter_context(apache_kafka(start, folder / "kafka", QUICK_RETURN))
             bootstrap = kafka.address
         stage = Stage(folder, bootstrap, kafka, replicas)
         _train(stage)

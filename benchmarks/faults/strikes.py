@@ -14,7 +14,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 
-from benchmarks.faults.broker import ApacheKafka
+from benchmarks.brokers import ApacheKafka
 from benchmarks.faults.fleet import ROOT
 from benchmarks.faults.scene import LEAVE_S, STRIKE_S, Mark, Scene
 from benchmarks.faults.stage import DETECTOR, POLL_INTERVAL_S, REQUEST_S, train_command

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from consumers.kafka_python import KafkaPythonBroker
+from consumers import clients
 from consumers.settings import KafkaSettings
 from consumers.stream import Window
 from detector.errors import SettingsError
@@ -48,7 +48,7 @@ def write_settings(source: str, output: Path, *, bootstrap: str, force: bool) ->
 
 
 def _sample_topic(topic: str, bootstrap: str) -> list[bytes | None]:
-    broker = KafkaPythonBroker(KafkaSettings(bootstrap=bootstrap), group="offnominal-init", client_id="offnominal-init")
+    broker = clients.broker(KafkaSettings(bootstrap=bootstrap), group="offnominal-init", client_id="offnominal-init")
     batches = broker.read([topic], Window(records=SAMPLE_RECORDS))
     sample = list(islice((value for batch in batches for value in batch.values), SAMPLE_RECORDS))
     if not sample:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress as ProgressBar
 
-from consumers.kafka_python import KafkaPythonBroker
+from consumers import clients
 from consumers.stream import Broker
 from consumers.text import printable
 from detector.alerts import Alert
@@ -36,7 +36,7 @@ SEVERITY_COLOURS = {"minor": "yellow", "major": "dark_orange", "critical": "red"
 
 def connect(settings: DetectorSettings) -> Broker:
     """The broker of these settings."""
-    return KafkaPythonBroker(
+    return clients.broker(
         settings.kafka,
         group=settings.group,
         client_id=f"offnominal-{settings.name}",

@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from consumers import clients
 from consumers.batch import Message
 from consumers.embedded import embedded_broker
-from consumers.kafka_python import KafkaPythonBroker
 from consumers.producer import Producer
 from consumers.stream import Broker
 from detector import logs
@@ -94,7 +94,7 @@ def play(
     console: Console,
 ) -> None:
     """Sends the first half, trains on it, then has a daemon score the second half as it is sent."""
-    broker = KafkaPythonBroker(settings.kafka, group=settings.group, client_id="offnominal-demo")
+    broker = clients.broker(settings.kafka, group=settings.group, client_id="offnominal-demo")
     topic = settings.stream.topics[0]
     if there := broker.partitions([topic, settings.alerts.topic]):
         raise SettingsError(

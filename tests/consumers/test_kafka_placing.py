@@ -11,7 +11,8 @@ from kafka.errors import RebalanceInProgressError
 from kafka.structs import OffsetAndMetadata
 
 from consumers.batch import Moved, Partition, Position
-from consumers.kafka_placing import Placed, Placing
+from consumers.kafka_placing import Placing
+from consumers.placing import Placed
 from consumers.kafka_reader import KafkaReader
 from consumers.settings import KafkaSettings
 

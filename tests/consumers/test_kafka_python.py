@@ -16,7 +16,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
 
-from consumers import connection, kafka_member, kafka_python
+from consumers import connection, kafka_python, member
 from consumers.batch import Message, Partition, Position
 from consumers.diagnose import diagnose
 from consumers.embedded import broker_process
@@ -182,7 +182,7 @@ def test_an_idle_stream_asks_a_broker_that_is_there_and_goes_on(
         monkeypatch.setattr(stream._reader, "ends", asked)
         assert [len(stream.poll(100, 0.1)) for _ in range(5)] == [0] * 5
         assert asked.call_count == 0
-        monkeypatch.setattr(kafka_member, "_SILENCE_S", 0.0)
+        monkeypatch.setattr(member, "SILENCE_S", 0.0)
         assert [len(stream.poll(100, 0.1)) for _ in range(5)] == [0] * 5
         assert asked.call_count == 5
         stream.publish([Message(unique, None, b"1")], {})
@@ -269,7 +269,7 @@ def test_a_commit_without_an_answer_has_an_unknown_outcome(local: Local, monkeyp
 def test_a_stream_with_nothing_to_read_notices_that_its_broker_is_gone(
     local: Local, by: signal.Signals, owns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_member, "_SILENCE_S", 0.5)
+    monkeypatch.setattr(member, "SILENCE_S", 0.5)
     hurried = broker(local.address, request_timeout_s=2.0)
     hurried.create_topics({"in": 1})
     with closing(hurried.stream(["in"])) as stream:

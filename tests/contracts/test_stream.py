@@ -17,9 +17,11 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from consumers import connection
 from consumers.batch import Message, Moved, Partition, Position, RawBatch
+from consumers.confluent import ConfluentBroker
+from consumers.confluent_member import _Rebalance
 from consumers.errors import Fenced, Retry, StreamError, TopicMissing
 from consumers.kafka_member import _Ownership
-from consumers.kafka_python import KafkaPythonBroker
+from consumers.kafka_python import KafkaBroker, KafkaPythonBroker
 from consumers.memory import MemoryBroker
 from consumers.memory_log import MemoryLog
 from consumers.settings import KafkaSettings
@@ -85,7 +87,11 @@ class MemoryWorld:
 
 
 class KafkaWorld:
-    def __init__(self, bootstrap: str, producer: Any, admin: Any, unique: str, delivery: str) -> None:
+    def __init__(
+        self, kind: type[KafkaBroker], bootstrap: str, producer: Any, admin: Any, unique: str, delivery: str
+    ) -> None:
+        self._kind = kind
+        self.prefetches = kind is ConfluentBroker
         self._settings = {
             "bootstrap": bootstrap,
             "delivery": delivery,
@@ -98,7 +104,7 @@ class KafkaWorld:
 
     def broker(self, *, group: str = "g", instance: str = "0", start: Start = "earliest") -> Broker:
         settings = KafkaSettings.model_validate({**self._settings, "instance": instance, "start": start})
-        return KafkaPythonBroker(settings, group=f"{self._unique}-{group}", client_id="test")
+        return self._kind(settings, group=f"{self._unique}-{group}", client_id="test")
 
     def append(
         self,
@@ -163,13 +169,24 @@ def admin(bootstrap: str) -> Iterator[Any]:
         yield admin
 
 
-@pytest.fixture(params=["memory", "kafka_python", "kafka_python at_least_once"])
+BROKERS: dict[str, type[KafkaBroker]] = {"kafka_python": KafkaPythonBroker, "confluent": ConfluentBroker}
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "kafka_python",
+        "kafka_python at_least_once",
+        "confluent",
+        "confluent at_least_once",
+    ]
+)
 def world(request: pytest.FixtureRequest, unique: str) -> World:
     if request.param == "memory":
         return MemoryWorld()
-    delivery = "at_least_once" if "at_least_once" in request.param else "exactly_once"
+    client, _, delivery = request.param.partition(" ")
     bootstrap, producer, admin = (request.getfixturevalue(name) for name in ("bootstrap", "producer", "admin"))
-    return KafkaWorld(bootstrap, producer, admin, unique, delivery)
+    return KafkaWorld(BROKERS[client], bootstrap, producer, admin, unique, delivery or "exactly_once")
 
 
 @pytest.fixture
@@ -178,14 +195,15 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
     The embedded broker then never answers the member that waits to join; Apache Kafka does.
     """
-    revoked = _Ownership.on_partitions_revoked
+    for kind, name in ((_Ownership, "on_partitions_revoked"), (_Rebalance, "on_revoke")):
+        revoked = getattr(kind, name)
 
-    def on_partitions_revoked(ownership: _Ownership, partitions: Any) -> None:
-        revoked(ownership, partitions)
-        Event().wait(0.5)
+        def hesitating(*given: Any, revoked: Callable[..., None] = revoked) -> None:
+            Event().wait(0.5)
+            revoked(*given)
 
-    if is_embedded():
-        monkeypatch.setattr(_Ownership, "on_partitions_revoked", on_partitions_revoked)
+        if is_embedded():
+            monkeypatch.setattr(kind, name, hesitating)
 
 
 @pytest.fixture
@@ -778,6 +796,10 @@ def test_a_position_that_retention_overtook_goes_on_at_the_first_record_with_its
 def test_retention_that_overtakes_a_running_stream_is_told(
     world: World, topic: Callable[..., str], opened: Callable[..., Stream]
 ) -> None:
+    if isinstance(world, KafkaWorld) and world.prefetches:
+        pytest.skip(
+            "it has fetched the records before they are deleted; tests/consumers/test_confluent.py tells of more"
+        )
     name = topic()
     partition = Partition(name, 0)
     world.append(name, b"0")
