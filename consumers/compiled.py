@@ -11,11 +11,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function, compiled at its first call; kept on disk for the next start where there is a place to keep it."""
+    """The function, compiled at its first call; kept on disk for the next start where there is a place to keep it.
+
+    Other threads run meanwhile: a client fetches what comes next.
+    """
     try:
-        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+        return cast(F, numba.njit(cache=True, error_model="numpy", nogil=True)(function))
     except RuntimeError:  # neither beside the code nor in a home
-        return cast(F, numba.njit(error_model="numpy")(function))
+        return cast(F, numba.njit(error_model="numpy", nogil=True)(function))
 
 
 def inlined(function: F) -> F:

@@ -33,7 +33,7 @@ Key = TypeVar("Key")
 _TOKEN_S = 60.0
 _REBALANCE_S = 0.05
 _LARGEST_FETCH = 1 << 20
-_LARGEST_QUEUE_KB = 8_192
+_LARGEST_QUEUE_KB = 16_384
 LARGEST_MESSAGE = 1_000_000_000
 """The most that librdkafka takes as message.max.bytes."""
 

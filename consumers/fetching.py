@@ -25,6 +25,7 @@ from consumers.receiving import client
 from consumers.record_batches import RecordBatch
 from consumers.records import Run
 
+_FETCHED = 4_194_304  # of a partition at once: a batch of the daemon holds no more, and each costs a transaction
 LEAST_UNPACKED = 64_000_000
 """A record batch may unpack to so many bytes, or to as many as a poll may hold where that is more."""
 
@@ -52,7 +53,7 @@ def bounded_consumer(max_bytes: int, **arguments: Any) -> KafkaConsumer:
     """
     consumer = KafkaConsumer(
         fetch_max_bytes=max_bytes,
-        max_partition_fetch_bytes=min(max_bytes, KafkaConsumer.DEFAULT_CONFIG["max_partition_fetch_bytes"]),
+        max_partition_fetch_bytes=min(max_bytes, _FETCHED),
         kafka_client=client,
         **arguments,
     )

@@ -12,8 +12,8 @@ from kafka.structs import OffsetAndMetadata
 
 from consumers.batch import Moved, Partition, Position
 from consumers.kafka_placing import Placing
-from consumers.placing import Placed
 from consumers.kafka_reader import KafkaReader
+from consumers.placing import Placed
 from consumers.settings import KafkaSettings
 
 P0, P1, P2 = (Partition("t", number) for number in range(3))
