@@ -14,7 +14,6 @@ from operator import is_
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
@@ -373,6 +372,8 @@ def _circle(steps: int) -> NDArray[np.float32]:
 def _local(time: NDArray[np.int64], time_zone: str) -> NDArray[np.int64]:
     """Epoch milliseconds -> milliseconds since 1970 on the clock of the time zone. Clocks are set at full quarters of
     an hour, so one look-up for each quarter will do."""
+    import polars as pl  # which takes its time to be imported; only calendars need it
+
     quarters, inverse = np.unique(time // 900_000, return_inverse=True)
     utc = pl.Series(quarters * 900_000).cast(pl.Datetime("ms", "UTC"))
     local = utc.dt.convert_time_zone(time_zone).dt.replace_time_zone(None).cast(pl.Int64).to_numpy()

@@ -137,6 +137,18 @@ def test_a_budget_is_stated_once() -> None:
     assert "alerts: false_alarms 3/day and rate 0.01 are two budgets: give one" in refusal(alerts=both)
 
 
+def test_formats_with_schemas_want_a_registry_and_json_wants_none() -> None:
+    registry, stream = {"url": "http://localhost:8081"}, MINIMAL["stream"]
+    assert parsed(stream={**stream, "format": "avro", "registry": registry}).stream.registry
+    assert "expected registry.url beside it" in refusal(stream={**stream, "format": "protobuf"})
+    assert "expected no registry beside it" in refusal(stream={**stream, "registry": registry})
+
+
+def test_features_are_found_in_json_alone() -> None:
+    stream = {**MINIMAL["stream"], "format": "avro", "registry": {"url": "http://localhost:8081"}}
+    assert "features: auto looks into JSON and stream.format is 'avro'" in refusal(stream=stream, features="auto")
+
+
 def test_no_more_records_confirm_than_are_looked_at() -> None:
     assert parsed(alerts={"topic": "a", "confirm": {"records": 2, "of": 3}}).alerts.confirm.of == 3
     message = refusal(alerts={"topic": "a", "confirm": {"records": 3, "of": 2}})
