@@ -2,7 +2,7 @@
 
 Plain is a record of ASCII strings without escapes, of numbers that a float64 takes exactly, of no more than `DEPTH`
 levels, in which every wanted field has a type that its role takes. That is nearly every record of nearly every stream;
-it measures three times as fast as objects that are gathered into columns. What a record means is for msgspec to say:
+it measures up to twice as fast as objects that are gathered into columns. What a record means is for msgspec to say:
 of a record that is taken here it says the same.
 """
 
