@@ -21,15 +21,13 @@ from consumers import clients, member
 from consumers.batch import Message, Moved, Partition, Position, RawBatch
 from consumers.confluent import ConfluentBroker
 from consumers.confluent_connection import client_properties, consumer_properties
-from consumers.confluent_member import ConfluentStream
 from consumers.confluent_reader import ConfluentReader
 from consumers.confluent_topics import TopicWatch
 from consumers.errors import AuthenticationFailed, BrokerUnavailable, Retry, Stop
 from consumers.kafka_python import KafkaPythonBroker
 from consumers.records import Run
 from consumers.settings import KafkaSettings
-from consumers.stream import Window
-from tests.consumers.test_kafka_python import Local, local
+from tests.consumers.test_kafka_python import Latin, Local, everything, first_records, local
 
 __all__ = ["local"]  # a fixture
 
@@ -41,20 +39,7 @@ def broker(bootstrap: str, group: str = "g", max_bytes: int = 64_000_000, **sett
     return ConfluentBroker(given, group=group, client_id="test", max_bytes=max_bytes)
 
 
-def first_records(stream: ConfluentStream) -> list[bytes | None]:
-    """What the first poll that is not empty brings."""
-    return next(list(batch.values) for batch in (stream.poll(100, 0.5) for _ in range(40)) if len(batch))
-
-
-def everything(bootstrap: str, topic: str) -> list[bytes | None]:
-    return [value for batch in broker(bootstrap).read([topic], Window()) for value in batch.values]
-
-
 def test_a_header_name_that_is_not_utf_8_does_not_stop_the_stream(bootstrap: str, unique: str) -> None:
-    class Latin(str):
-        def encode(self, *_: Any) -> bytes:
-            return b"caf\xe9"
-
     broker(bootstrap).create_topics({unique: 1})
     with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
         producer.send(unique, b"before", headers=[("é", b"0")])

@@ -21,10 +21,9 @@ from consumers.batch import Message, Partition, Position
 from consumers.diagnose import diagnose
 from consumers.embedded import broker_process
 from consumers.errors import BrokerUnavailable, OutcomeUnknown, Retry, Stop
-from consumers.kafka_member import KafkaPythonStream
 from consumers.kafka_python import KafkaPythonBroker
 from consumers.settings import KafkaSettings
-from consumers.stream import Window
+from consumers.stream import Stream, Window
 
 
 def broker(bootstrap: str, group: str = "g", **settings: Any) -> KafkaPythonBroker:
@@ -33,7 +32,14 @@ def broker(bootstrap: str, group: str = "g", **settings: Any) -> KafkaPythonBrok
     )
 
 
-def first_records(stream: KafkaPythonStream) -> list[bytes | None]:
+class Latin(str):
+    """A header name in another encoding."""
+
+    def encode(self, *_: Any) -> bytes:
+        return b"caf\xe9"
+
+
+def first_records(stream: Stream) -> list[bytes | None]:
     """What the first poll that is not empty brings."""
     return next(list(batch.values) for batch in (stream.poll(100, 0.5) for _ in range(40)) if len(batch))
 
@@ -43,10 +49,6 @@ def everything(bootstrap: str, topic: str) -> list[bytes | None]:
 
 
 def test_a_header_name_that_is_not_utf_8_does_not_stop_the_stream(bootstrap: str, unique: str) -> None:
-    class Latin(str):
-        def encode(self, *_: Any) -> bytes:
-            return b"caf\xe9"
-
     broker(bootstrap).create_topics({unique: 1})
     with closing(KafkaProducer(bootstrap_servers=bootstrap)) as producer:
         producer.send(unique, b"before")
