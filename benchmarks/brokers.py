@@ -80,7 +80,7 @@ def apache_kafka(start: Path, folder: Path, properties: Sequence[str] = ()) -> I
         yield kafka
     finally:
         kafka.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)  # what a dying broker still writes goes with the folder around it
 
 
 @contextmanager

@@ -89,3 +89,13 @@ def test_the_most_frequent_category_costs_the_same_whether_set_or_not() -> None:
 def test_more_rows_than_are_needed_do_not_change_what_is_reported() -> None:
     model, rows = mixture(PLANE, 1), clusters(12_000)
     assert model.fit(rows, rows[:50], seed=0).details["rows"] == 10_000
+
+
+@pytest.mark.parametrize("width", [32, 33, 70])
+def test_a_wide_record_scores_as_its_whitened_columns_say(width: int) -> None:
+    layout = Layout((Block("load", "numeric", width),), window=1)
+    x = torch.randn(600, 1, width, generator=seeded(2)) @ torch.randn(width, width, generator=seeded(3))
+    model = GaussianMixture(layout, components=2, max_components=2, covariance="full")
+    model.fit(x[:500], x[500:], seed=0)
+    whitened = model._whitened(x.flatten(1)).square().sum(-1)
+    torch.testing.assert_close(model.score(x), -model._log_joint(whitened).logsumexp(-1), rtol=1e-4, atol=1e-3)
