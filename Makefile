@@ -43,6 +43,7 @@ faults-test: setup
 generated: setup
 	$(BIN)/python -m detector.reference > configs/reference.yaml
 	$(BIN)/python -m detector.alerts > docs/alert.schema.json
+	$(BIN)/python -m detector.feedback > docs/feedback.schema.json
 
 # Hashes of all that constraints.txt pins and the product needs. Resolved for a platform where torch brings no drivers.
 lock: $(TOOLS)

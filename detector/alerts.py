@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from consumers.batch import Message
 
@@ -96,9 +96,9 @@ class Alert(_Part):
     """What the record is about; empty where the stream has no entities."""
     segment: str
     """Whose level it was: the entity, a value of the field that `calibration.by` names, or empty for everybody's."""
-    time: datetime
+    time: AwareDatetime
     """Event time of the source record."""
-    opened: datetime
+    opened: AwareDatetime
     """Event time of the record that opened the incident."""
     severity: Severity
     """minor: beyond the level; major: ten times less likely than the level; critical: a hundred times.

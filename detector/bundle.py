@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import safetensors.numpy
@@ -31,6 +31,7 @@ from detector.errors import BundleError
 from detector.features import FeatureEncoder
 from detector.level import CalibrationRows
 from detector.novelty_rules import NoveltyBaseline
+from detector.proving.profile import FieldProfile
 from models.base import GenerativeModel, Layout
 from models.registry import build
 
@@ -45,7 +46,7 @@ _MISFITS = (
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")  # null would not be read again
 
 
 class ModelRecord(_Part):
@@ -67,6 +68,8 @@ class DataWindow(_Part):
     calibrated: int
     first_ms: int
     last_ms: int
+    fitted_to_ms: int | None = None
+    """The newest that models have seen; later ones calibrated."""
     ends: dict[str, dict[int, int]] = {}
     by_partition: dict[str, dict[int, int]] = {}
     files: list[str] = []
@@ -100,6 +103,18 @@ class Verdict(_Part):
     """What share of records may lie beyond the promised p-value in truth: the tail's uncertainty, nine in ten."""
 
 
+class Trial(_Part):
+    """What a version had to show after its training: on rows nobody had seen, on live records, and while it served."""
+
+    stage: Literal["gate", "shadow", "watch"]
+    passed: bool
+    at: datetime
+    against: str | None
+    """The version it was compared with, if with any."""
+    reasons: list[str]
+    figures: dict[str, float]
+
+
 class Manifest(_Part):
     """What a version is, readable without loading it."""
 
@@ -113,7 +128,15 @@ class Manifest(_Part):
     rate: float
     data: DataWindow
     verdict: Verdict
+    trials: list[Trial] = []
+    """Added one by one after the version was saved."""
+    trained_from: str | None = None
+    """The version whose models these went on from; None where they began anew."""
+    cleaned: dict[str, int] = {}
+    """Records that were left out of training, by reason."""
     novelty: NoveltyBaseline
+    profile: dict[str, FieldProfile] = {}
+    """What the numeric fields of the training records looked like."""
     steady: bool
     """Whether nearly all entities of the training records reported to the end: one that stops is then worth telling."""
     models: list[ModelRecord]
@@ -122,6 +145,9 @@ class Manifest(_Part):
     software: dict[str, str]
     sha256: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.safetensors$")], str] = {}
     """Of each file by its name, which lies beside the manifest and nowhere else."""
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=2).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +193,7 @@ class Bundle:
             files[f"model-{kind}.safetensors"] = safetensors.torch.save(tensors)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         manifest = self.manifest.model_copy(update={"sha256": digests})
-        return {**files, MANIFEST: manifest.model_dump_json(indent=2).encode()}
+        return {**files, MANIFEST: manifest.to_json()}
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Self:

@@ -21,11 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would take half of the time that --help may take
 )
-models = typer.Typer(help="Trained versions: list, show, promote, roll back.", no_args_is_help=True)
+models = typer.Typer(
+    help="Trained versions: list, show, compare, promote, roll back, pin, prune.", no_args_is_help=True
+)
 app.add_typer(models, name="models")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="Settings file of the detector.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Version = Annotated[str, typer.Argument(help="A version.", show_default=False)]
 
 
 def main() -> None:
@@ -101,6 +104,52 @@ def train(config: Config, json: Json = False) -> None:
 
 
 @app.command()
+def retrain(
+    config: Config,
+    here: Annotated[bool, typer.Option("--here", help="Train in this process, not in the daemon's.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the daemon has reported.")] = False,
+    json: Json = False,
+    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+) -> None:
+    """Have another version trained, and promoted where it proves better: by the running daemon, or here."""
+    settings = _load(config)
+    from detector.commands.retrain import ask_for_training, retrain_for_daemon, retrain_here
+
+    if child:
+        raise typer.Exit(retrain_for_daemon(settings))
+    if here:
+        raise typer.Exit(retrain_here(settings, as_json=json))
+    raise typer.Exit(ask_for_training(settings, wait=wait, as_json=json))
+
+
+@app.command()
+def generate(
+    config: Config,
+    records: Annotated[int, typer.Option(min=1, help="How many.")] = 10_000,
+    output: Annotated[Path | None, typer.Option(help="File to write: .csv, .parquet or .ndjson.")] = None,
+    topic: Annotated[str | None, typer.Option(help="A topic to send them to, as JSON.")] = None,
+    version: Annotated[str | None, typer.Option(help="A version other than the champion.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model of the version; its first where none is given.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same records.")] = 0,
+    json: Json = False,
+) -> None:
+    """Draw records like the training data, and tell how like them they are."""
+    settings = _load(config)
+    from detector.commands.generate import generate_records
+
+    generate_records(
+        settings,
+        records=records,
+        output=output,
+        topic=topic,
+        version=version,
+        model=model,
+        seed=seed,
+        as_json=json,
+    )
+
+
+@app.command()
 def run(
     config: Config,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score and print alerts; publish nothing.")] = False,
@@ -165,6 +214,32 @@ def alerts(
     follow_alerts(settings, as_json=json, last=last, follow=follow)
 
 
+@app.command()
+def feedback(
+    config: Config,
+    alert: Annotated[
+        str | None,
+        typer.Argument(help="Id of an alert or incident, or its first digits, six or more.", show_default=False),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Argument(help="false-alarm, confirmed, known, note or retract.", show_default=False)
+    ] = None,
+    text: Annotated[str, typer.Option(help="In words.", show_default=False)] = "",
+    author: Annotated[str | None, typer.Option(help="Who says so, where it is not you.", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Say what an alert was; without one, list what was said."""
+    settings = _load(config)
+    from detector.commands.feedback import give_feedback, list_feedback
+
+    if alert is None:
+        list_feedback(settings, as_json=json)
+    elif label is None:
+        raise typer.BadParameter("ALERT wants a LABEL: false-alarm, confirmed, known, note or retract.")
+    else:
+        give_feedback(settings, alert, label, text=text, author=author, as_json=json)
+
+
 @app.command("dead-letters")
 def dead_letters(
     config: Config,
@@ -214,7 +289,7 @@ def models_list(config: Config, json: Json = False) -> None:
 
 
 @models.command("show")
-def models_show(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
+def models_show(config: Config, version: Version) -> None:
     """The manifest of one version, as JSON."""
     settings = _load(config)
     from detector.commands.models import show_version
@@ -222,8 +297,17 @@ def models_show(config: Config, version: Annotated[str, typer.Argument(help="A v
     show_version(settings, version)
 
 
+@models.command("diff")
+def models_diff(config: Config, one: Version, other: Version, json: Json = False) -> None:
+    """What two versions have that the other has not, side by side."""
+    settings = _load(config)
+    from detector.commands.models_diff import print_difference
+
+    print_difference(settings, one, other, as_json=json)
+
+
 @models.command("promote")
-def models_promote(config: Config, version: Annotated[str, typer.Argument(help="A version.")]) -> None:
+def models_promote(config: Config, version: Version) -> None:
     """Make a version champion; running daemons take it up by themselves."""
     settings = _load(config)
     from detector.commands.models import promote_version
@@ -238,6 +322,39 @@ def models_rollback(config: Config) -> None:
     from detector.commands.models import roll_back
 
     roll_back(settings)
+
+
+@models.command("pin")
+def models_pin(config: Config, version: Version) -> None:
+    """Make a version champion, and let no retraining take its place."""
+    settings = _load(config)
+    from detector.commands.models import pin_version
+
+    pin_version(settings, version)
+
+
+@models.command("unpin")
+def models_unpin(config: Config) -> None:
+    """Let retraining replace the champion again."""
+    settings = _load(config)
+    from detector.commands.models import unpin_version
+
+    unpin_version(settings)
+
+
+@models.command("prune")
+def models_prune(
+    config: Config,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Newest versions to keep; store.keep where not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Delete old versions; what serves, served before or is on trial stays."""
+    settings = _load(config)
+    from detector.commands.models import prune_versions
+
+    prune_versions(settings, keep=keep, as_json=json)
 
 
 def _load(config: Path) -> DetectorSettings:

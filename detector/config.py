@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from croniter import CroniterError, croniter
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from consumers.fields import join_path, split_path
@@ -13,13 +12,15 @@ from consumers.settings import KafkaSettings, RegistrySettings, Settings
 from detector.config_service import (
     BatchSettings,
     DeadLetterSettings,
+    FeedbackSettings,
     HealthSettings,
     StateSettings,
     StoreSettings,
     WebSettings,
 )
+from detector.config_training import PromotionSettings, TrainingSettings
 from detector.config_types import Duration, FalseAlarms, FieldPath, Topic
-from detector.mute import Mute, TimeZone
+from detector.mute import Mute
 
 FeatureKind = Literal["numeric", "counter", "categorical", "flag", "calendar"]
 
@@ -128,52 +129,6 @@ class VariationalAutoencoderSettings(Settings):
 ModelSettings = Annotated[GaussianMixtureSettings | VariationalAutoencoderSettings, Field(discriminator="type")]
 
 
-class TrainingSettings(Settings):
-    """Where training records come from, and when."""
-
-    files: list[str] = []
-    """Parquet, CSV or NDJSON files (globs) to train on, instead of the topics."""
-    records: int | None = Field(default=None, ge=1)
-    """Train on the last so many records of the topics; 100,000 where neither this nor `window` is given."""
-    window: Duration | None = None
-    """Train on the records of the last so much time instead."""
-    calibration_share: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """Share of the training records, the newest, that no model sees: they calibrate its scores."""
-    on_start: bool = False
-    """Whether `run` trains first when the store holds no version."""
-    min_records: int = Field(default=500, ge=50)
-    """Fewest records to train on; with on_start, `run` waits for them."""
-    schedule: str | None = None
-    """Cron expression of retraining, like `0 3 * * *`."""
-    timezone: TimeZone = "UTC"
-    """Time zone of the schedule."""
-    timeout: Duration = 3600.0
-    """Longest a scheduled training may take before it is ended."""
-    seed: int = 0
-    """Seed of everything random in a training."""
-
-    @field_validator("schedule")
-    @classmethod
-    def _cron(cls, schedule: str | None) -> str | None:
-        if schedule is None:
-            return None
-        expected = "Expected minute, hour, day, month, weekday of a time that comes, like 0 3 * * *"
-        if schedule is not None and len(schedule.split()) not in (1, 5):  # one: @daily; six would have seconds
-            raise ValueError(expected)
-        try:
-            if schedule is not None:
-                croniter(schedule, 0.0).get_next()  # 31 February can be read, but never comes
-        except CroniterError as error:
-            raise ValueError(expected) from error
-        return schedule
-
-    @model_validator(mode="after")
-    def _coherent(self) -> Self:
-        if sum((bool(self.files), self.records is not None, self.window is not None)) > 1:
-            raise ValueError("files, records and window exclude one another: give one")
-        return self
-
-
 class CalibrationSettings(Settings):
     """What counts as unlikely, and for whom."""
 
@@ -272,6 +227,10 @@ class DetectorSettings(Settings):
     """Where records go that cannot be scored."""
     store: StoreSettings = StoreSettings()
     """Where trained versions are kept."""
+    promotion: PromotionSettings = PromotionSettings()
+    """What a version has to show before it serves, and for a while after."""
+    feedback: FeedbackSettings = FeedbackSettings()
+    """What people say of alerts, and how long it counts."""
     batch: BatchSettings = BatchSettings()
     """How many records are taken at once."""
     state: StateSettings = StateSettings()
@@ -307,9 +266,10 @@ class DetectorSettings(Settings):
         types = [model.type for model in self.models]
         if repeated := sorted({type_ for type_ in types if types.count(type_) > 1}):
             raise ValueError(f"models hold {', '.join(repeated)} more than once")
-        topics = (*set(self.stream.topics), self.alerts.topic, self.dead_letter_topic, self.state_topic)
+        written = (self.alerts.topic, self.dead_letter_topic, self.state_topic, self.feedback_topic)
+        topics = (*set(self.stream.topics), *written)
         if len(set(topics)) < len(topics):
-            raise ValueError("topics of records, alerts, dead letters and state must differ")
+            raise ValueError("topics of records, alerts, dead letters, state and feedback must differ")
         return self
 
     def _check_fields(self, features: Sequence[FeatureSettings]) -> None:
@@ -347,3 +307,7 @@ class DetectorSettings(Settings):
     @property
     def state_topic(self) -> str:
         return self.state.topic or f"offnominal-{self.name}-state"
+
+    @property
+    def feedback_topic(self) -> str:
+        return self.feedback.topic or f"offnominal-{self.name}-feedback"

@@ -47,6 +47,17 @@ class StoreSettings(Settings):
     """A folder, or any fsspec URL."""
     poll: Duration = 10.0
     """How often a running daemon looks whether another version has become champion."""
+    keep: int = Field(default=20, ge=2)
+    """Versions that are kept, the newest; what serves, served before it, is pinned or on trial is never pruned."""
+
+
+class FeedbackSettings(Settings):
+    """What people say of alerts, and how long it counts."""
+
+    topic: Topic | None = None
+    """Compacted topic that holds it; `offnominal-<name>-feedback` where none is given."""
+    counts_for: Duration = 2_592_000.0
+    """A false alarm, or something known, keeps its like from being told for so long."""
 
 
 class BatchSettings(Settings):

@@ -15,17 +15,20 @@ from consumers.errors import Retry
 from consumers.stream import Broker, Stream
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
-from detector.errors import TooManyInvalid, TrainingError
+from detector.errors import TooManyInvalid
+from detector.feedback_effects import Opinions
+from detector.feedback_watch import FeedbackWatch
+from detector.first_version import FirstVersion, champion
 from detector.health import Health
-from detector.lifecycle import ChampionWatch, Schedule, Trainer
+from detector.lifecycle import ChampionWatch, Retraining
 from detector.metrics import Metrics
 from detector.pacing import Pace
 from detector.pipeline import Outcome, Pipeline
 from detector.recovery import Recovery
 from detector.state_topic import Snapshots
 from detector.store import Store
-from detector.training import require_device, train
-from detector.training_data import gather
+from detector.training import require_device
+from detector.trainings import Result
 from detector.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -34,7 +37,7 @@ Observer = Callable[[RawBatch, Outcome], None]
 """Told of each batch after it has been published. Runs in the loop: must be quick and must not raise."""
 
 LOOK_AGAIN_S = 2.0
-"""How often a missing topic, or records to train on, are looked for (seconds)."""
+"""How often a missing topic is looked for (seconds)."""
 RETRY_S = (0.5, 30.0)
 """First and longest pause before a new connection (seconds); doubled in between."""
 PART_OF_INTERVAL = 0.1
@@ -71,9 +74,8 @@ class Daemon:
             lost=self.metrics.state_lost,
         )
         self._pace = Pace(settings.batch.max_records, PART_OF_INTERVAL * settings.kafka.max_poll_interval_s)
-        self._observers = (self.metrics.observe, *observers)
-        self._schedule = Schedule(settings.training, datetime.now(UTC))
-        self._trainer = Trainer(training_command, settings.training.timeout)
+        self._retraining = Retraining(settings, self._store, training_command, ended=self._trained)
+        self._observers = (self.metrics.observe, self._retraining.notice, *observers)
         self._owned: set[Partition] = set()
         self._partitions = 1
         self._heard_at = 0.0
@@ -87,33 +89,37 @@ class Daemon:
     def run(self) -> None:
         """Serves until stopped. Raises `consumers.errors.Stop` or `OffnominalError` where going on makes no sense."""
         require_device(self._settings.device)
-        bundle = self._champion()
+        bundle = champion(self._settings, self._store)
         self._await_topics(creating=True)
         if bundle is None:
-            bundle = self._train_until_there()
+            first = FirstVersion(self._settings, self._broker, self._store, self.health, self._stopping)
+            bundle = first.await_it()
         if bundle is None or self._stopping.is_set():
             return
         pipeline = Pipeline(self._settings, bundle, partitions=self._partitions)
         pipeline.warm_up()
         self._serves(bundle)
-        watch = ChampionWatch(self._store, self._settings, bundle.version)
+        watch = ChampionWatch(self._store, self._settings, bundle.version, self._retraining.look)
+        feedback = FeedbackWatch(self._broker, self._settings)
         with self._watchdog:
             try:
                 while not self._stopping.is_set():
                     try:
-                        self._join_and_serve(pipeline, watch, bundle)
+                        self._join_and_serve(pipeline, watch, feedback, bundle)
                     except Retry as error:
                         self._lost(error, pipeline)
             finally:
                 self.health.enter("stopping")
+                feedback.stop()
                 watch.stop()
-                self._trainer.stop()
+                self._retraining.stop()
 
     def _lost(self, error: Retry, pipeline: Pipeline) -> None:
         """What is remembered goes with the stream: the next one brings it back as the positions say."""
         self.health.enter("retrying", str(error))
         self.metrics.lost(error)
         log.warning("stream lost, joining again", error=str(error), pause_s=self._pause_s)
+        self._retraining.own(False)
         for part in (pipeline, self._recovery, self._snapshots):
             part.reset()
         self._stopping.wait(self._pause_s)
@@ -124,7 +130,7 @@ class Daemon:
         now, created = datetime.now(UTC), bundle.manifest.created
         self.metrics.serving(bundle.version)
         self.health.serves(
-            bundle.version, age_s=(now - created).total_seconds(), interval_s=self._schedule.interval_s(created)
+            bundle.version, age_s=(now - created).total_seconds(), interval_s=self._retraining.interval_s(created)
         )
 
     def _await_topics(self, *, creating: bool) -> None:
@@ -140,7 +146,8 @@ class Daemon:
                     self._partitions = sum(there.values())
                     if creating:
                         self._broker.create_topics(dict.fromkeys(written, 1))
-                        self._broker.create_topics({self._settings.state_topic: 1}, compacted=True)
+                        kept = [self._settings.state_topic, self._settings.feedback_topic]
+                        self._broker.create_topics(dict.fromkeys(kept, 1), compacted=True)
                     return
                 detail = f"topic {', '.join(missing)} is not there yet"
             except Retry as error:
@@ -150,56 +157,7 @@ class Daemon:
             self.health.enter("waiting", detail)
             self._stopping.wait(LOOK_AGAIN_S)
 
-    def _champion(self) -> Bundle | None:
-        """The version to serve; None where there is none and the settings have `run` train the first."""
-        if (version := self._store.champion()) is not None:
-            bundle = self._store.load(version)
-            bundle.require_fit(self._settings)
-            return bundle
-        if not self._settings.training.on_start:
-            raise TrainingError(
-                f"The store {self._store.url} holds no version of '{self._settings.name}'. "
-                "Run `offnominal train`, or set training.on_start: true."
-            )
-        return None
-
-    def _train_until_there(self) -> Bundle | None:
-        """Trains the first version, as soon as the topics hold enough records for it; None when stopped before."""
-        told = ""
-        while not self._stopping.is_set():
-            self.health.enter("training", "first version")
-            try:
-                return self._train_first()
-            except (TrainingError, Retry) as error:
-                if self._settings.training.files:
-                    raise
-                if str(error) != told:
-                    log.warning("waiting for records to train on", reason=str(error))
-                told = str(error)
-                self.health.enter("waiting", told)
-                self._stopping.wait(LOOK_AGAIN_S)
-        return None
-
-    def _interrupted(self, _fraction: float, _message: str) -> None:
-        """A progress of training that ends it when the daemon is to stop."""
-        if self._stopping.is_set():
-            raise TrainingError("stopped while training")
-
-    def _train_first(self) -> Bundle:
-        started = datetime.now(UTC)
-        now_ms = round(started.timestamp() * 1000)
-        data = gather(self._settings, self._broker, now_ms=now_ms, progress=self._interrupted)
-        bundle = train(data, self._settings, created=started, progress=self._interrupted)
-        for warning in bundle.manifest.verdict.warnings:
-            log.warning(warning)
-        if not bundle.manifest.verdict.sound:
-            log.warning("the first version serves for want of a better one", reasons=bundle.manifest.verdict.reasons)
-        self._store.save(bundle)
-        self._store.promote(bundle.version)
-        log.info("trained", version=bundle.version, records=bundle.manifest.data.records)
-        return bundle
-
-    def _join_and_serve(self, pipeline: Pipeline, watch: ChampionWatch, first: Bundle) -> None:
+    def _join_and_serve(self, pipeline: Pipeline, watch: ChampionWatch, feedback: FeedbackWatch, first: Bundle) -> None:
         self.health.enter("joining")
         self._owned.clear()
         begin = first.manifest.data.end_positions()
@@ -211,8 +169,9 @@ class Daemon:
                 self.health.looked(watch.look)
                 if (challenger := watch.take()) is not None:
                     self._adopt(challenger, stream, pipeline)
+                if (opinions := feedback.take()) is not None:
+                    self._heed(opinions, stream, pipeline)
                 self._turn(stream, pipeline)
-                self._retrain_if_due()
             self._write_down(stream, pipeline)
 
     def _turn(self, stream: Stream, pipeline: Pipeline) -> None:
@@ -239,20 +198,33 @@ class Daemon:
         self._pace.took(len(polled), time.monotonic() - started)
         self._snapshots.write(stream, pipeline, self._snapshots.due() - self._recovery.under_way)
         self.health.follow(polled, len(outcome.dead_letters), self._recovery.under_way)
+        self.metrics.training(self._retraining.phase)
         self.metrics.turned(outcome, entities=pipeline.entities, evicted=pipeline.evicted)
         self._pause_s = RETRY_S[0]
 
     def _reassign(self, batch: RawBatch, pipeline: Pipeline) -> None:
         """Partitions have come and gone, some perhaps because there are more now."""
         self._owned = (self._owned - batch.revoked) | batch.assigned.keys()
+        self._retraining.own(Partition(self._settings.stream.topics[0], 0) in self._owned)
         log.info("partitions", assigned=[*map(str, batch.assigned)], revoked=[*map(str, batch.revoked)])
         pipeline.spread(sum(self._broker.partitions(self._settings.stream.topics).values()))
 
     def _adopt(self, challenger: Bundle, stream: Stream, pipeline: Pipeline) -> None:
-        """Another version takes over; what it begins with is written down, as a replay would not come to it."""
+        """Another version takes over."""
         pipeline.adopt(challenger)
         self._serves(challenger)
+        self._retraining.adopted()
         log.info("another version serves", version=challenger.version)
+        self._begin_anew(stream, pipeline)
+
+    def _heed(self, opinions: Opinions, stream: Stream, pipeline: Pipeline) -> None:
+        """People say something else of alerts now."""
+        pipeline.heed(opinions)
+        self._begin_anew(stream, pipeline)
+
+    def _begin_anew(self, stream: Stream, pipeline: Pipeline) -> None:
+        """Writes down where something other than records has changed what comes of them: a replay would not come to
+        that."""
         self._snapshots.write(stream, pipeline, self._owned - self._recovery.under_way)
 
     def _write_down(self, stream: Stream, pipeline: Pipeline) -> None:
@@ -264,19 +236,7 @@ class Daemon:
         except Retry as error:
             log.warning("stopped without snapshots, the next start replays", error=str(error))
 
-    def _retrain_if_due(self) -> None:
-        """Starts a training on schedule where this replica owns the first partition, and says how one ended."""
-        if (result := self._trainer.poll(time.monotonic())) is not None:
-            self.metrics.counter("trainings", result).inc()
-            self.health.trained(result)
-            tell = log.info if result == "promoted" else log.warning
-            tell("training ended", result=result)
-        if not self._schedule.due(datetime.now(UTC)) or self._trainer.running:
-            return
-        if Partition(self._settings.stream.topics[0], 0) in self._owned:
-            log.info("training starts")
-            try:
-                self._trainer.start(time.monotonic())
-            except OSError as error:
-                self.metrics.counter("trainings", "failed").inc()
-                log.error("training cannot be started", error=str(error))
+    def _trained(self, result: Result) -> None:
+        """A training of this replica has ended."""
+        self.metrics.counter("trainings", result).inc()
+        self.health.trained(result)

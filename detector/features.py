@@ -93,6 +93,22 @@ class FeatureEncoder:
                 x[:, mark] = np.maximum(x[:, mark], part.missing(columns))
         return x
 
+    def decode(self, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Columns (n, d) -> by feature the values (n,) of the nearest records: what `encode` was given as far as it can
+        be told. NaN and None stand for a missing field.
+
+        Of a counter these are rates per second and of a difference changes, both unknown in an entity's first record
+        and then the usual one; of a calendar minutes of the day or days of the week. Which field is missing of those
+        that share a mark cannot be told: none is.
+        """
+        decoded: dict[str, NDArray[Any]] = {}
+        for part, (start, stop, mark) in zip(self.parts, self._places, strict=True):
+            values = part.decode(x[:, start:stop])
+            if mark is not None and part.has_mark:
+                values[x[:, mark] > 0.5] = np.nan
+            decoded[part.name] = values
+        return decoded
+
     def carried(self, old: FeatureEncoder, x: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Rows (n, d) that `old` encoded, as this encoder would have done as far as they tell; None where features,
         windows or time zones of the two differ."""

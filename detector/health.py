@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 
 from consumers.batch import Partition, RawBatch
 from detector.config_service import HealthSettings
-from detector.lifecycle import Look, Result
+from detector.lifecycle import Look
 from detector.progress import Progress, Standing
+from detector.trainings import Result
 
 Phase = Literal["starting", "waiting", "training", "joining", "serving", "retrying", "stopping"]
 
@@ -128,7 +129,7 @@ class Health:
             self._version = _Version(version, self._clock() - max(0.0, age_s), self._settings.max_model_age or twice)
 
     def trained(self, result: Result) -> None:
-        """A scheduled training ended."""
+        """A training of this replica ended."""
         with self._lock:
             self._last_training = result
 
@@ -234,7 +235,7 @@ class Health:
         age = now - version.born
         old = version.limit_s is not None and age > version.limit_s
         allowed = f", at most {_span(version.limit_s)} are wanted" if version.limit_s is not None else ""
-        ended = f"; the last scheduled training: {self._last_training}" if self._last_training else ""
+        ended = f"; the last training: {self._last_training}" if self._last_training else ""
         return Check("model", not old, f"{version.name} is {_span(age)} old{allowed}{ended}")
 
 

@@ -14,6 +14,7 @@ from consumers.batch import Moved, Partition, RawBatch
 from consumers.errors import Retry
 from detector.health import Health
 from detector.pipeline import Outcome
+from detector.trainings import PHASES, Phase
 
 
 class Spec(NamedTuple):
@@ -54,6 +55,12 @@ SPECS = (
         "Records beyond the level inside incidents; no budget bounds them.",
         "Growing for long: an incident lasts, or a drift alert follows.",
     ),
+    Spec(
+        "suppressed_alarms",
+        Counter,
+        "Alarms that were not told, as people had said of their like that they are false or known.",
+        "Many: look through `offnominal feedback`.",
+    ),
     Spec("alerts", Counter, "Alerts published.", "Follow the alert topic.", ("kind", "severity")),
     Spec("open_incidents", Gauge, "Incidents that are open.", "Follow the alert topic."),
     Spec(
@@ -75,7 +82,19 @@ SPECS = (
     Spec("entities", Gauge, "Entities with windows in memory.", "At window.max_entities: raise it, if memory allows."),
     Spec("evicted_entities", Gauge, "Entities forgotten for want of room.", "Growing: raise window.max_entities."),
     Spec("version_info", Gauge, "1 for the version that serves.", "Changes with each promotion.", ("version",)),
-    Spec("trainings", Counter, "Scheduled trainings that ended.", "failed or unsound: see the log.", ("result",)),
+    Spec(
+        "trainings",
+        Counter,
+        "Trainings of this replica that ended, by result.",
+        "failed, timeout or rolled back: see their reports in the store.",
+        ("result",),
+    ),
+    Spec(
+        "training_phase",
+        Gauge,
+        "What a training of this replica is at: 0 none, 1 training, 2 shadow, 3 watch.",
+        "At 1 for long: see training.timeout; at 2: too little traffic for promotion.shadow?",
+    ),
     Spec(
         "rejoins",
         Counter,
@@ -183,6 +202,7 @@ class Metrics:
         self.counter("records").inc(outcome.records)
         self.counter("alarms").inc(alarms)
         self.counter("promised_alarms").inc(promised)
+        self.counter("suppressed_alarms").inc(outcome.hushed)
         self.counter("elevated_records").inc(int(outcome.decided.elevated.sum()))
         for reason, count in Tally(letter.reason for letter in outcome.dead_letters).items():
             self.counter("dead_letters", reason).inc(count)
@@ -214,6 +234,10 @@ class Metrics:
         if moved.reason == "retention":
             missed = self.counter("records_missed", partition.topic, str(partition.number))
             missed.inc(max(0, moved.found - moved.expected))
+
+    def training(self, phase: Phase | None) -> None:
+        """What a training of this replica is at."""
+        self.gauge("training_phase").set(0 if phase is None else 1 + PHASES.index(phase))
 
     def replayed(self, records: int) -> None:
         """So many records were read again to bring back what was remembered."""

@@ -219,7 +219,7 @@ class PartitionMemory:
         return Seen(columns, visits, x, late, [it for it in found.findings if not self._muted(it.opened.time)])
 
     def decide(self, seen: Seen, nats: NDArray[np.float64]) -> tuple[Levelled, NDArray[np.float64]]:
-        """What the level says of −ln p (n,), with the rates (n,) that were promised. Nothing is beyond it in mutes."""
+        """What the level says of −ln p (n,), with the rates (n,) that were promised."""
         by, columns, visits = self._service.settings.calibration.by, seen.columns, seen.visits
         names = segments(columns, by)
         places = visits
@@ -228,11 +228,18 @@ class PartitionMemory:
         elif by != "entity":
             places = self._segments.locate(names)
         rates = self._allowance.rates(columns.time)
-        levelled = self._levels.decide(nats, rates, visits, places, names)
-        if self._service.mute and len(columns):
-            self._hushed = grown(self._hushed, int(visits.slot.max()) + 1)
-            hush(self._service.mute.muted(columns.time), visits, levelled, self._hushed)
-        return levelled, rates
+        return self._levels.decide(nats, rates, visits, places, names), rates
+
+    def hush(self, seen: Seen, said: Levelled, doubted: NDArray[np.bool_]) -> None:
+        """Takes back what the level said of records in mutes, and of the doubted ones (n,) but that a drift was
+        recognised. What goes on beyond these becomes an alarm there."""
+        if not len(doubted) or not (self._service.mute or doubted.any() or self._hushed.any()):
+            return
+        muted = self._service.mute.muted(seen.columns.time)
+        drift = np.where(muted, 0, said.drift)
+        self._hushed = grown(self._hushed, int(seen.visits.slot.max()) + 1)
+        hush(muted | doubted, seen.visits, said, self._hushed)
+        said.drift[:] = drift
 
     def follow(self, seen: Seen, decided: Decided, promised: NDArray[np.float64]) -> list[Transition]:
         """What is told of what the records did to incidents, with the rates (n,) that were promised."""

@@ -93,6 +93,11 @@ class Part(ABC):
         """Derived values (n,) -> columns (n, width), all finite."""
 
     @abstractmethod
+    def decode(self, blocks: NDArray[np.float32]) -> NDArray[Any]:
+        """Columns (n, width) -> values (n,) in the user's units, of the nearest that a record can have there: what
+        `encode` was given, as far as it can be told."""
+
+    @abstractmethod
     def read(self, block: NDArray[np.float32]) -> Value:
         """What the columns (width,) of one record mean in the user's units."""
 
@@ -170,6 +175,10 @@ class Number(Part):
         scaled[np.isnan(scaled)] = 0.0
         return scaled[:, None]
 
+    def decode(self, blocks: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of a counter rates per second, of a difference changes."""
+        return self._units(self.likeliest(blocks))[:, 0]
+
     def read(self, block: NDArray[np.float32]) -> float:
         return float(self._units(block)[0])
 
@@ -220,6 +229,9 @@ class Flag(Part):
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.where(np.isnan(values), self.centre, values != 0.0)[:, None]
+
+    def decode(self, blocks: NDArray[np.float32]) -> NDArray[np.float64]:
+        return self.likeliest(blocks)[:, 0].astype(np.float64)
 
     def read(self, block: NDArray[np.float32]) -> bool:
         return bool(block[0] > 0.5)
@@ -278,6 +290,12 @@ class Category(Part):
         codes = np.fromiter(map(self.codes.get, values.tolist(), repeat(self.unknown)), np.int64, len(values))
         return _one_hot(codes, self.width)
 
+    def decode(self, blocks: NDArray[np.float32]) -> NDArray[np.object_]:
+        """The most frequent of the rarer ones stands for them all, `other` where none of them was kept."""
+        others = [] if self.rare == () else [(self.rare or ("other",))[0]]
+        names = [*self.categories, *others, None, None]
+        return np.array([names[code] for code in self.likeliest(blocks).argmax(axis=1).tolist()], object)
+
     def read(self, block: NDArray[np.float32]) -> str | None:
         return [*[*self.categories, "other"][: self.unseen], None, None][int(block.argmax())]
 
@@ -313,7 +331,11 @@ class Calendar(Part):
         return 1440 if self.name == "hour" else 7
 
     def derive(self, columns: Columns, previous: Previous) -> NDArray[np.int64]:
-        local = _local(columns.time, self.time_zone)
+        return self.at(columns.time)
+
+    def at(self, time: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Epoch milliseconds (n,) -> minutes of the day, or days of the week (n,)."""
+        local = _local(time, self.time_zone)
         return local // 60_000 % 1440 if self.name == "hour" else (local // 86_400_000 + 3) % 7
 
     def missing(self, columns: Columns) -> NDArray[np.bool_]:
@@ -325,17 +347,17 @@ class Calendar(Part):
     def encode(self, values: NDArray[np.int64]) -> NDArray[np.float32]:
         return _circle(self.period)[values]
 
-    def read(self, block: NDArray[np.float32]) -> float | str:
-        step = int(self._steps(block[None])[0])
-        return round(step / 60, 2) if self.name == "hour" else _WEEKDAYS[step]
-
-    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _circle(self.period)[self._steps(blocks)]
-
-    def _steps(self, blocks: NDArray[np.float32]) -> NDArray[np.int64]:
+    def decode(self, blocks: NDArray[np.float32]) -> NDArray[np.int64]:
         """Sines and cosines (n, 2) -> minutes of the day or days of the week."""
         turn = np.arctan2(blocks[:, 0], blocks[:, 1], dtype=np.float64) / math.tau
         return np.rint(turn * self.period).astype(np.int64) % self.period
+
+    def read(self, block: NDArray[np.float32]) -> float | str:
+        step = int(self.decode(block[None])[0])
+        return round(step / 60, 2) if self.name == "hour" else _WEEKDAYS[step]
+
+    def likeliest(self, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _circle(self.period)[self.decode(blocks)]
 
 
 PARTS: dict[str, type[Part]] = {

@@ -24,12 +24,14 @@ from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.entities import segments
 from detector.features import fields
+from detector.feedback_effects import Opinions
 from detector.incidents import Decided, Transition
 from detector.late import judged_again, told_again
 from detector.level import concat
 from detector.partition import PartitionMemory, Seen, Service, decision
 from detector.poison import refusal
-from detector.reasons import Reasoner
+from detector.reasons import Reasoner, Told
+from detector.recursion import Levelled
 from detector.relevance import Relevance
 from detector.snapshot import packed, unpack
 from detector.telling import Teller, is_of_its_record
@@ -42,6 +44,7 @@ class Outcome:
 
     `decided` holds what was decided of each row and `promised` (n,) the alarms per record that it was promised;
     `messages` holds alerts and dead letters, to be published together with `positions`, unless `refused` says why not.
+    `hushed` is how many alarms were not told for what people had said of others.
     What `unprompted` partitions told came of no record: a replay of the log would tell it again.
     """
 
@@ -55,6 +58,7 @@ class Outcome:
     unprompted: frozenset[Partition]
     open_incidents: int
     version: str
+    hushed: int
     refused: str | None = None
 
     @property
@@ -64,13 +68,14 @@ class Outcome:
 
 class Judged(NamedTuple):
     """Rows (n, window, d) as the models saw them, what each model said in nats (m, n), what was decided, the
-    promised rate (n,), and the names of the segments (n,)."""
+    promised rate (n,), the names of the segments (n,), and how many alarms feedback took back."""
 
     x: NDArray[np.float32]
     by_model: NDArray[np.float64]
     decided: Decided
     promised: NDArray[np.float64]
     segment: NDArray[np.object_]
+    hushed: int
 
 
 class Pipeline:
@@ -80,6 +85,7 @@ class Pipeline:
         self._settings = settings
         self._partitions = partitions
         self._memories: dict[Partition, PartitionMemory] = {}
+        self._opinions = Opinions()
         self._serve(bundle)
 
     def beside(self, bundle: Bundle) -> Pipeline:
@@ -113,6 +119,10 @@ class Pipeline:
         self._serve(bundle)
         for partition, memory in self._memories.items():
             memory.adopt(self._service, self._share(partition))
+
+    def heed(self, opinions: Opinions) -> None:
+        """What people say now, in place of what they said before: it holds for the records to come."""
+        self._opinions = opinions
 
     def spread(self, partitions: int) -> None:
         """The topics have so many partitions in all now: their shares of the budget follow."""
@@ -209,6 +219,7 @@ class Pipeline:
             unprompted=frozenset(partition for partition, _ in others),
             open_incidents=self.open_incidents,
             version=self.version,
+            hushed=judged.hushed,
         )
 
     def _serve(self, bundle: Bundle) -> None:
@@ -252,10 +263,18 @@ class Pipeline:
         x, by_model, nats = self._scored(x)
         places = _places(seen)
         answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
-        said = concat([levelled for levelled, _ in answers])
+        said, segment = concat([levelled for levelled, _ in answers]), segments(columns, self._settings.calibration.by)
         promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
-        decided = decision(nats, said, self._most_surprised(by_model))
-        return Judged(x, by_model, decided, promised, segments(columns, self._settings.calibration.by))
+
+        def explain(rows: NDArray[np.int64]) -> list[Told]:
+            return self._reasoner.reasons(columns.take(rows), x[rows], by_model[:, rows], said.static_level[rows])
+
+        doubted = self._opinions.doubt(segment, columns.time, said, explain)
+        hushed = int((said.alarm & doubted).sum())
+        for partition, part in seen.items():
+            of_part = Levelled._make(array[places[partition]] for array in said)
+            self._memory(partition).hush(part, of_part, doubted[places[partition]])
+        return Judged(x, by_model, decision(nats, said, self._most_surprised(by_model)), promised, segment, hushed)
 
     def _scored(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
         """Rows (n, window, d) as far as they count, what each model says of them (m, n), and what all together (n,)."""
@@ -301,7 +320,7 @@ class Pipeline:
         causes, again = np.array([it.row for it in amended], np.int64), [it.again for it in amended if it.again]
         x, by_model, nats = self._scored(np.stack([it.x for it in again]))
         decided = judged_again(judged.decided.take(causes), nats, self._most_surprised(by_model))
-        rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes])
+        rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes], 0)
         return told_again(columns.take(causes), again), rescored
 
     def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[tuple[Partition, Alert]]:

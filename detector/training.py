@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -13,16 +14,17 @@ from consumers.batch import Columns
 from detector.budget import Budget
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
 from detector.calibration import Calibration, rows_needed
-from detector.config import AlertSettings, DetectorSettings, WindowSettings
+from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, segments
 from detector.errors import SettingsError, TrainingError
 from detector.features import FeatureEncoder
 from detector.level import CalibrationRows, Levels, Start
 from detector.novelty_rules import NoveltyBaseline
+from detector.proving.profile import profile
+from detector.proving.surprise import encode
 from detector.relevance import Relevance
 from detector.rhythm import READY
 from detector.training_data import TrainingData
-from detector.windows import EntityHistory
 from models.base import FitReport, GenerativeModel, Progress, silent
 from models.registry import build
 from models.scorer import Device, Scorer, resolve_device
@@ -37,11 +39,20 @@ TOLERATED_RATIO = 2.0
 """Realised over promised rate on held-back rows beyond which a version is not sound."""
 
 
-def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, progress: Progress = silent) -> Bundle:
+def train(
+    data: TrainingData,
+    settings: DetectorSettings,
+    *,
+    created: datetime,
+    start: Bundle | None = None,
+    cleaned: Mapping[str, int] | None = None,
+    progress: Progress = silent,
+) -> Bundle:
     """A bundle fitted on the older records, calibrated on the newest, with a verdict on whether it is fit to serve.
 
-    No row that calibrates is seen by the features' scales or by a model. Raises `TrainingError` where nothing sound can
-    come of it.
+    No row that calibrates is seen by the features' scales or by a model. Models go on from those of `start` where there
+    is one; `cleaned` tells how many records were left out before, by reason. Raises `TrainingError` where nothing sound
+    can come of it.
     """
     require_device(settings.device)
     columns = data.columns
@@ -55,7 +66,7 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         time_zone=settings.training.timezone,
     )
     x = encode(encoder, columns, settings.window)
-    models, reports = fit_models(x[fitted], encoder, settings, progress)
+    models, reports = fit_models(x[fitted], encoder, settings, start, progress)
 
     scorer = Scorer(models, settings.device)
     scores = scorer.score(x[calibrating])
@@ -64,7 +75,7 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
     by_model = dict(zip(models, scores, strict=True))
     calibration = Calibration.fit(by_model)
-    window = _window(data, settings, len(fitted))
+    window = _window(data, settings, fitted)
     budget = window.budget(settings.alerts)
     calibrated = columns.take(calibrating)
     _, relevant = Relevance(encoder, scorer, calibration).judge(x[calibrating], scores)
@@ -96,6 +107,9 @@ def train(data: TrainingData, settings: DetectorSettings, *, created: datetime, 
         data=window,
         verdict=verdict.model_copy(update={"warnings": warnings}),
         novelty=novelty,
+        profile=profile(columns, encoder.features),
+        trained_from=start.version if start else None,
+        cleaned=dict(cleaned or {}),
         steady=steady(columns),
         models=records,
         layout=encoder.layout.to_json(),
@@ -120,22 +134,14 @@ def split_by_time(time: NDArray[np.int64], share: float) -> tuple[NDArray[np.int
     return order[:cut], order[cut:]
 
 
-def encode(encoder: FeatureEncoder, columns: Columns, window: WindowSettings) -> NDArray[np.float32]:
-    """What a model sees of each row, (n, window, d): each partition goes through a history of its own, as it does in
-    service.
-    """
-    parts = [columns.take(rows) for _, rows in columns.by_partition()]
-    found = [
-        EntityHistory(encoder, window.late_for).windows(part, EntityTable(window.max_entities).locate(part.entity))
-        for part in parts
-    ]
-    return np.concatenate([x for x, _ in found])
-
-
 def fit_models(
-    x: NDArray[np.float32], encoder: FeatureEncoder, settings: DetectorSettings, progress: Progress
+    x: NDArray[np.float32],
+    encoder: FeatureEncoder,
+    settings: DetectorSettings,
+    start: Bundle | None,
+    progress: Progress,
 ) -> tuple[dict[str, GenerativeModel], dict[str, FitReport]]:
-    """Fits each model of the settings on rows (n, window, d) in order of time."""
+    """Fits each model of the settings on rows (n, window, d) in order of time, going on from that of `start`."""
     rows = torch.from_numpy(x)
     cut = len(rows) - max(1, int(VALIDATION_SHARE * len(rows)))
     models: dict[str, GenerativeModel] = {}
@@ -146,8 +152,11 @@ def fit_models(
         def told(fraction: float, message: str, number: int = number, kind: str = chosen.type) -> None:
             progress((number + fraction) / len(settings.models), f"{kind}: {message}")
 
+        begin = start.models.get(chosen.type) if start else None
         try:
-            reports[chosen.type] = model.fit(rows[:cut], rows[cut:], seed=settings.training.seed, progress=told)
+            reports[chosen.type] = model.fit(
+                rows[:cut], rows[cut:], seed=settings.training.seed, start=begin, progress=told
+            )
         except ValueError as error:
             raise TrainingError(f"Model {chosen.type} cannot be fitted on {cut} rows: {error}") from error
         models[chosen.type] = model
@@ -240,7 +249,7 @@ def _by_segment(names: NDArray[np.object_], alarms: NDArray[np.bool_], rate: flo
     return {str(found[k]): round(float(raised[k] / (rate * rows[k])), 3) for k in most}
 
 
-def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> DataWindow:
+def _window(data: TrainingData, settings: DetectorSettings, fitted: NDArray[np.intp]) -> DataWindow:
     ends: dict[str, dict[int, int]] = {}
     for partition, end in data.ends.items():
         ends.setdefault(partition.topic, {})[partition.number] = end
@@ -250,10 +259,11 @@ def _window(data: TrainingData, settings: DetectorSettings, fitted: int) -> Data
     time = data.columns.time
     return DataWindow(
         records=len(time),
-        fitted=fitted,
-        calibrated=len(time) - fitted,
+        fitted=len(fitted),
+        calibrated=len(time) - len(fitted),
         first_ms=int(time.min()),
         last_ms=int(time.max()),
+        fitted_to_ms=int(time[fitted].max()),
         ends=ends,
         by_partition=seen,
         files=settings.training.files,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import NamedTuple
 
 from consumers.batch import Columns, Partition, RawBatch, Schema
@@ -17,10 +17,15 @@ from detector.inference import SAMPLE_RECORDS, infer_features
 from models.base import Progress, silent
 
 DEFAULT_RECORDS = 100_000
+STRETCHES = 16
+"""Where there are more records than are to be held in memory, they are held in at least so many stretches."""
+PASSED_OVER = "passed over"
+"""Records of the window that were read, but not kept, as there were more than `training.max_records`."""
 
 
 class TrainingData(NamedTuple):
-    """Decoded records, what features they have, where they end, and how many were left out by reason."""
+    """Decoded records, what features they have, where they end, and how many were left out by reason: those that cannot
+    be scored, and those passed over (`PASSED_OVER`) for want of memory."""
 
     columns: Columns
     features: Sequence[FeatureSettings]
@@ -57,23 +62,57 @@ def _from_files(settings: DetectorSettings) -> TrainingData:
 
 
 def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progress: Progress) -> TrainingData:
-    batches: list[RawBatch] = []
-    window = training_window(settings, now_ms)
-    for batch in broker.read(settings.stream.topics, window):
-        batches.append(batch)
-        read = sum(map(len, batches))
-        progress(min(1.0, read / (window.records or read or 1)), f"{read:,} records read")
-    if (found := sum(map(len, batches))) < settings.training.min_records:
+    window, read = training_window(settings, now_ms), 0
+    stretches, ends, dropped = _Stretches(settings.training.max_records), dict[Partition, int](), Counter[str]()
+    batches = broker.read(settings.stream.topics, window)
+    first = _sample(batches)
+    if (found := sum(map(len, first))) < settings.training.min_records and found < SAMPLE_RECORDS:
         raise NotEnoughRows(
             f"Topics {', '.join(settings.stream.topics)} hold {found} records in the training window. "
             f"Expected at least training.min_records = {settings.training.min_records}."
         )
-    features = _features(settings, lambda: list(islice((v for b in batches for v in b.values), SAMPLE_RECORDS)))
+    features = _features(settings, lambda: list(islice((v for b in first for v in b.values), SAMPLE_RECORDS)))
     decode = decoder(_schema(settings, features), settings.stream.format, settings.stream.registry).decode
-    decoded = [decode(batch) for batch in batches]
-    ends = {partition: end for batch in batches for partition, end in batch.ends.items()}
-    dropped = Counter(str(letter.reason) for _, letters in decoded for letter in letters)
-    return TrainingData(Columns.concat([columns for columns, _ in decoded]), features, ends, dropped)
+    for batch in chain(first, batches):
+        columns, letters = decode(batch)
+        stretches.add(columns)
+        ends |= batch.ends
+        dropped.update(str(letter.reason) for letter in letters)
+        read += len(batch)
+        progress(min(1.0, read / (window.records or read or 1)), f"{read:,} records read")
+    if stretches.passed_over:
+        dropped[PASSED_OVER] = stretches.passed_over
+    return TrainingData(Columns.concat(stretches.kept), features, ends, dropped)
+
+
+class _Stretches:
+    """Records in the order in which they were read, at most so many: where there are more, every other stretch of the
+    older ones goes, again and again, so that what is left is spread over all of them.
+
+    The newest are kept whole, as they calibrate; what follows one another stays together, as windows need it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.kept: list[Columns] = []
+        self.passed_over = 0
+
+    def add(self, columns: Columns) -> None:
+        """Takes in the next records."""
+        size = max(1, self._most // STRETCHES)
+        self.kept += [columns.take(slice(start, start + size)) for start in range(0, len(columns), size)]
+        while sum(map(len, self.kept)) > self._most:
+            older = self.kept[: len(self.kept) * 3 // 4]
+            self.passed_over += sum(map(len, older[::2]))
+            self.kept = [*older[1::2], *self.kept[len(older) :]]
+
+
+def _sample(batches: Iterator[RawBatch]) -> list[RawBatch]:
+    """The first batches, with enough records to tell features by, as far as there are so many."""
+    first: list[RawBatch] = []
+    while sum(map(len, first)) < SAMPLE_RECORDS and (batch := next(batches, None)) is not None:
+        first.append(batch)
+    return first
 
 
 def _schema(settings: DetectorSettings, features: Sequence[FeatureSettings]) -> Schema:

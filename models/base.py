@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,8 @@ class GenerativeModel(nn.Module, ABC):
     """The word for it in settings and manifests."""
     is_density: ClassVar[bool]
     """Whether `score` is an exact −log p(x), which integrates to 1 over numeric columns."""
+    sizes: ClassVar[tuple[str, ...]]
+    """The arguments that a model shares with one that it goes on from; where it has None, it takes the other's."""
 
     def __init__(self, layout: Layout, **arguments: Any) -> None:
         super().__init__()
@@ -109,11 +111,22 @@ class GenerativeModel(nn.Module, ABC):
         self.arguments = arguments
 
     @abstractmethod
-    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+    def fit(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        *,
+        seed: int,
+        start: GenerativeModel | None = None,
+        progress: Progress = silent,
+    ) -> FitReport:
         """Learns from x (n, window, d); `valid` (m, window, d) comes later in time and is used for early stopping and
-        choices of size only.
+        choices of size only. With `start`, another model that was fitted, goes on from what that one knows, in fewer
+        steps and from fewer rows, and leaves it as it was. x is then in its own units, which need not be those that
+        `start` saw: a column's scale belongs to the rows.
 
-        Same seed, same machine, same result. Raises `ValueError` naming the number of rows where they are too few.
+        Same seed, same machine, same result. Raises `ValueError` naming the number of rows where they are too few, and
+        by `require_compatible` where `start` is of another make.
         """
 
     @abstractmethod
@@ -147,6 +160,29 @@ class GenerativeModel(nn.Module, ABC):
     @abstractmethod
     def sample(self, n: int, *, seed: int) -> Tensor:
         """n draws (n, window, d) from p(x), on the CPU."""
+
+
+Model = TypeVar("Model", bound=GenerativeModel)
+
+
+def require_compatible(model: Model, start: GenerativeModel) -> Model:
+    """`start`, known to be of the class, window, blocks and sizes of `model`, so that this one can go on from it;
+    features may have other names. Raises `ValueError` naming the first difference.
+    """
+    if not isinstance(start, type(model)):
+        raise ValueError(f"The start is of kind '{start.kind}'. Expected '{model.kind}', to go on from it.")
+    wanted, found = _make(model), _make(start)
+    for what, value in wanted.items():
+        if value is not None and found.get(what) != value:
+            raise ValueError(f"The start has {what} {found.get(what, 'none')}. Expected {value}, to go on from it.")
+    return start
+
+
+def _make(model: GenerativeModel) -> dict[str, Any]:
+    """What two models have to have in common, each part under its name."""
+    blocks = {f"block {n}": f"{block.kind} of width {block.width}" for n, block in enumerate(model.layout.blocks, 1)}
+    sizes = {name: model.arguments[name] for name in model.sizes}
+    return {"window": model.layout.window, "number of blocks": len(blocks), **blocks, **sizes}
 
 
 def seeded(seed: int) -> torch.Generator:

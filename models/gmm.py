@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from models.base import ORDINARY, Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
-from models.fitting import check_rows, scored
+from models.base import (
+    ORDINARY,
+    Explanation,
+    FitReport,
+    GenerativeModel,
+    Layout,
+    Progress,
+    require_compatible,
+    seeded,
+    silent,
+)
+from models.em import Components, Table, expectation_maximisation, standardised
+from models.fitting import check_rows, rehearsed, scored
 
 _MIN_ROWS = 16
 _BLOCK = 32  # columns whitened at a time
 _MAX_ROWS = 10_000  # more rows hardly move the estimates, and cost time in proportion
-_MAX_ITERATIONS = 25
-_TOLERANCE = 0.02  # nats a row: EM stops when an iteration gains less
-_RIDGE = 1e-4  # added to the variances of standardised columns
-_DISCRETE_SLACK = 0.01  # more for binary and one-hot columns, which may never change within a component
-_LEAST_DEVIATION = 0.01  # of a numeric column, which comes scaled to about 1
+_LEAST_SUPPORT = 2.0  # rows that a known component has to account for, to be gone on from
 _MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
 _TINY = 1e-12
 
@@ -38,6 +42,7 @@ class GaussianMixture(GenerativeModel):
 
     kind: ClassVar[str] = "gmm"
     is_density: ClassVar[bool] = True
+    sizes: ClassVar[tuple[str, ...]] = ("components", "covariance")
 
     weights: Tensor
     """(k,)"""
@@ -74,17 +79,29 @@ class GaussianMixture(GenerativeModel):
         self.register_buffer("reference", torch.zeros(width, dtype=torch.bool))
         self.register_buffer("ordinary", torch.zeros(()))
 
-    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
-        """Where `components` is None, takes the best by BIC of 1, 2, 4, 8, ..., and puts it into `arguments`."""
+    def fit(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        *,
+        seed: int,
+        start: GenerativeModel | None = None,
+        progress: Progress = silent,
+    ) -> FitReport:
+        """Where `components` is None, takes as many as `start` has, else the best by BIC of 1, 2, 4, 8, ..., and puts
+        the number into `arguments`. With `start`, expectation-maximisation begins at its components."""
         check_rows(self.layout, x, valid, needed=max(_MIN_ROWS, 2 * (self.arguments["components"] or 1)))
-        rows = x[torch.randperm(len(x), generator=seeded(seed))[:_MAX_ROWS].to(x.device)]
-        table = _standardised(rows.cpu().double(), self.layout)
-        em, bic = self._mixture(table, seed, progress)
+        own = x[torch.randperm(len(x), generator=seeded(seed))[:_MAX_ROWS].to(x.device)]
+        before = None if start is None else require_compatible(self, start)
+        rows = own if before is None else rehearsed(own, before, seed=seed)
+        table = standardised(rows.cpu().double(), self.layout)
+        known = None if before is None else before.precise()._components(rows.cpu().double(), table, seed)
+        em, bic, iterations = self._mixture(table, known, seed, progress)
         self._adopt(em, table)
         self.to(x.device).eval()
         self.arguments = {**self.arguments, "components": em.n_components}
         self.ordinary = scored(self, rows).quantile(ORDINARY)
-        details = {"components": em.n_components, "rows": len(rows), "iterations": int(em.n_iter_), "bic": bic}
+        details = {"components": em.n_components, "rows": len(own), "iterations": iterations, "bic": bic}
         return FitReport(float(scored(self, valid).mean()), details)
 
     def score(self, x: Tensor) -> Tensor:
@@ -103,20 +120,49 @@ class GaussianMixture(GenerativeModel):
             model._complete(x[:, position], position)
         return x.float()
 
-    def _mixture(self, table: _Table, seed: int, progress: Progress) -> tuple[Any, float]:
+    def _components(self, x: Tensor, table: Table, seed: int) -> Components:
+        """In the units of the table of x, by a mixture in float64 on the CPU. A component that accounts for none of the
+        rows would shrink to a point: it begins anew, as wide as the table, at a row far from the others."""
+        weights, means = self.weights, (self.means - table.mean) / table.deviation
+        left_out = table.reference & ~self.reference  # the same in all rows of the table, so in all components
+        means[:, left_out] = 0.0
+        if self._diagonal:
+            covariance, unit = (self.whitening * table.deviation).square().reciprocal(), torch.ones_like(means[0])
+            covariance[:, left_out] = 1.0
+        else:
+            colouring = torch.linalg.inv(self.whitening.transpose(0, 1) * table.deviation.unsqueeze(-1))
+            covariance, unit = colouring.mT @ colouring, torch.ones_like(means[0]).diag()
+            covariance[:, left_out | left_out.unsqueeze(1)] = 0.0
+            covariance[:, left_out.diag()] = 1.0
+        distance = self._distance(x.flatten(1))
+        lost = self._log_joint(distance).softmax(-1).sum(0) < _LEAST_SUPPORT
+        if lost.any():
+            far = torch.multinomial(distance[:, ~lost].amin(1), int(lost.sum()), generator=seeded(seed))
+            weights, means[lost] = torch.where(lost, 1.0 / len(lost), weights), torch.from_numpy(table.rows)[far]
+            if len(covariance) == len(lost):  # each has its own
+                covariance[lost] = unit
+        precisions = covariance.reciprocal() if self._diagonal else torch.linalg.cholesky(covariance).cholesky_inverse()
+        if self.arguments["covariance"] == "tied":
+            precisions = precisions[0]
+        return Components((weights / weights.sum()).numpy(), means.numpy(), precisions.numpy())
+
+    def _mixture(self, table: Table, known: Components | None, seed: int, progress: Progress) -> tuple[Any, float, int]:
+        """The best of those that were tried, its BIC, and the iterations that all of them took."""
         given, most = self.arguments["components"], min(self.arguments["max_components"], len(table.rows) // 2)
         sizes = [given] if given else [2**power for power in range(most.bit_length())]
+        if known is not None:
+            sizes = [len(known.weights_init)]
         tried: list[tuple[Any, float]] = []
         for size in sizes:
             progress(len(tried) / len(sizes), f"{size} components")
-            em = _expectation_maximisation(table.rows, size, self.arguments["covariance"], seed)
+            em = expectation_maximisation(table.rows, size, self.arguments["covariance"], seed, known)
             tried.append((em, float(em.bic(table.rows))))
             if len(tried) > 1 and tried[-1][1] > tried[-2][1]:
                 break
         progress(1.0, "done")
-        return min(tried, key=lambda attempt: attempt[1])
+        return *min(tried, key=lambda attempt: attempt[1]), sum(int(em.n_iter_) for em, _ in tried)
 
-    def _adopt(self, em: Any, table: _Table) -> None:
+    def _adopt(self, em: Any, table: Table) -> None:
         """Takes the mixture over in the units of x: with the variance that smoothing adds, and the log-determinant."""
         covariance, weights = torch.from_numpy(em.covariances_), torch.from_numpy(em.weights_)
         means = table.mean + table.deviation * torch.from_numpy(em.means_)
@@ -225,56 +271,6 @@ class GaussianMixture(GenerativeModel):
             if block.kind == "categorical":
                 part, own = record[:, columns], left_out[columns]
                 part[:, own] = 1.0 - part[:, ~own].sum(1, keepdim=True)
-
-
-class _Table(NamedTuple):
-    """Flattened rows (n, D), standardised by mean and deviation (D,); by how much 1 exceeds their variance (D,); and
-    which columns are left out (D,)."""
-
-    rows: NDArray[np.float64]
-    mean: Tensor
-    deviation: Tensor
-    slack: Tensor
-    reference: Tensor
-
-
-def _standardised(x: Tensor, layout: Layout) -> _Table:
-    """Deviations of binary and one-hot columns are √(p(1 − p)) with p = (count + ½) / (n + 1)."""
-    mean = x.mean(0)  # (window, d)
-    deviation = x.std(0, correction=0).clamp_min(_LEAST_DEVIATION)
-    reference, least_slack = torch.zeros_like(mean, dtype=torch.bool), torch.zeros_like(mean)
-    for block, columns in layout.slices():
-        if block.kind == "numeric":
-            continue
-        frequency = (x[..., columns].sum(0) + 0.5) / (len(x) + 1)
-        mean[:, columns], deviation[:, columns] = frequency, (frequency * (1.0 - frequency)).sqrt()
-        least_slack[:, columns] = _DISCRETE_SLACK
-        if block.kind == "categorical":
-            reference[:, columns].scatter_(1, frequency.argmax(1, keepdim=True), True)
-    mean[reference], deviation[reference] = 0.5, 1.0
-    rows = ((x - mean) / deviation).masked_fill(reference, 0.0).flatten(1)
-    slack = torch.maximum(1.0 - rows.var(0, correction=0), least_slack.flatten())
-    return _Table(rows.numpy(), mean.flatten(), deviation.flatten(), slack, reference.flatten())
-
-
-def _expectation_maximisation(rows: NDArray[np.float64], components: int, covariance: str, seed: int) -> Any:
-    """Starts from k-means, which starts from k-means++."""
-    # Imported here, because it takes as long as torch and a daemon that only scores does without it.
-    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]  # scikit-learn ships no types
-    from sklearn.mixture import GaussianMixture as EM  # type: ignore[import-untyped]  # scikit-learn ships no types
-
-    em = EM(
-        components,
-        covariance_type=covariance,
-        tol=_TOLERANCE,
-        reg_covar=_RIDGE,
-        max_iter=_MAX_ITERATIONS,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        # An unfinished EM is a mixture none the worse, and fewer distinct rows than components a harmless table.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return em.fit(rows)
 
 
 class _Search(NamedTuple):

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import ORDINARY, Explanation, FitReport, GenerativeModel, Layout, Progress, seeded, silent
-from models.fitting import check_rows, initialise, scored, train
+from models.base import (
+    ORDINARY,
+    Explanation,
+    FitReport,
+    GenerativeModel,
+    Layout,
+    Progress,
+    require_compatible,
+    seeded,
+    silent,
+)
+from models.columns import discrete_columns, units
+from models.fitting import check_rows, initialise, perceptron, rehearsed, scored, train
 
 _MIN_ROWS = 32
 _WARM_UP = 0.3  # share of the training in which the weight of the KL term rises from 0 to 1
@@ -25,6 +35,8 @@ _LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns
 _POSTERIOR_LOG_VARIANCE = (-10.0, 2.0)
 _TYPICAL = 3.0  # deviations of the prior within which explanations look for what is normal
 _MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
+_REGRESSED = 10_000  # rows that the decoder's last layer is regressed on, at most
+_REGRESSION_RIDGE = 10.0  # rows that say every weight is zero
 _TINY = 1e-12
 
 
@@ -39,6 +51,7 @@ class VariationalAutoencoder(GenerativeModel):
 
     kind: ClassVar[str] = "vae"
     is_density: ClassVar[bool] = False
+    sizes: ClassVar[tuple[str, ...]] = ("latent", "hidden")
 
     discrete: Tensor
     """(discrete,): indices in D of the binary, then the one-hot columns, with D = window · columns."""
@@ -69,11 +82,11 @@ class VariationalAutoencoder(GenerativeModel):
         epochs: int,
     ) -> None:
         super().__init__(layout, latent=latent, hidden=hidden, score=score, epochs=epochs)
-        columns, self._widths = _discrete_columns(layout)
+        columns, self._widths = discrete_columns(layout)
         width, discrete = layout.window * layout.columns, len(columns)
         numeric = width - discrete
-        self.encoder = _perceptron([width, *hidden, 2 * latent])
-        self.decoder = _perceptron([latent, *reversed(hidden), width])
+        self.encoder = perceptron([width, *hidden, 2 * latent])
+        self.decoder = perceptron([latent, *reversed(hidden), width])
         self.log_variance = nn.Parameter(torch.zeros(numeric))
         self.register_buffer("discrete", torch.tensor(columns, dtype=torch.long), persistent=False)
         self.register_buffer("whitening", torch.zeros(width, numeric))
@@ -85,16 +98,32 @@ class VariationalAutoencoder(GenerativeModel):
         self.register_buffer("noise", torch.zeros(_NOISE, 1, latent))
         self.register_buffer("ordinary", torch.zeros(()))
 
-    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+    def fit(
+        self,
+        x: Tensor,
+        valid: Tensor,
+        *,
+        seed: int,
+        start: GenerativeModel | None = None,
+        progress: Progress = silent,
+    ) -> FitReport:
+        """With `start`, its weights go on: first those of the layers next to the data, then all."""
         check_rows(self.layout, x, valid, needed=_MIN_ROWS)
         generator = seeded(seed)
-        initialise(self, generator)
-        half = torch.randn(_NOISE // 2, 1, self.arguments["latent"], generator=generator)
-        self.noise.copy_(torch.cat([half, -half]))
-        self._whiten(x.flatten(1).double())
-        self._count(x.flatten(1)[:, self.discrete].double())
+        if start is None:
+            self._initialise(generator)
+            self._measure(x)
+            outermost = []
+        else:
+            x = rehearsed(x, require_compatible(self, start), seed=seed)
+            self.load_state_dict(start.state_dict())
+            before = copy.deepcopy(self)
+            self._measure(x)
+            outermost = [*self._carry_encoder(before), *self._regress_decoder(x, generator)]
         epochs = self.arguments["epochs"]
-        steps = train(self.train(), self._loss, x, valid, epochs=epochs, seed=seed, progress=progress)
+        steps = train(
+            self.train(), self._loss, x, valid, epochs=epochs, seed=seed, outermost=outermost, progress=progress
+        )
         self.eval()
         self.ordinary = scored(self, x).quantile(ORDINARY)
         return FitReport(float(scored(self, valid).mean()), {"steps": steps})
@@ -123,6 +152,45 @@ class VariationalAutoencoder(GenerativeModel):
                 dim=1,
             )
         return x.view(n, self.layout.window, self.layout.columns)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        initialise(self, generator)
+        half = torch.randn(_NOISE // 2, 1, self.arguments["latent"], generator=generator)
+        self.noise.copy_(torch.cat([half, -half]))
+
+    def _measure(self, x: Tensor) -> None:
+        """What is taken from the rows without training."""
+        rows = x.flatten(1).double()
+        self._whiten(rows)
+        self._count(rows[:, self.discrete])
+
+    def _carry_encoder(self, before: VariationalAutoencoder) -> list[nn.Parameter]:
+        """The encoder's first layer, brought from what `before` whitened to what this one does: z of a row stays."""
+        weight, bias = list(self.encoder.parameters())[:2]
+        numeric, back = len(self.shift), self.colouring @ before.whitening
+        with torch.no_grad():
+            bias.add_(weight[:, :numeric] @ (before.shift - self.shift @ back))
+            bias.add_(weight[:, numeric:] @ (self.frequency - before.frequency))
+            weight[:, :numeric] = weight[:, :numeric] @ back.T
+        return [weight, bias]
+
+    def _regress_decoder(self, x: Tensor, generator: torch.Generator) -> list[nn.Parameter]:
+        """The decoder's last layer and the log-variances, as they are best given z of the rows: of numeric columns that
+        is ridge regression on what the layers before make of z. Without it, rows that correlate in another way are so
+        unlikely at first that few steps do not mend it. Logits of discrete columns go on from the new frequencies."""
+        weight, bias = list(self.decoder.parameters())[-2:]
+        with torch.no_grad():
+            numeric, discrete = self._parts(x[torch.randperm(len(x), generator=generator)[:_REGRESSED].to(x.device)])
+            mean, log_variance = self._encode(numeric, discrete)
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            inner = self.decoder[:-1](mean + (0.5 * log_variance).exp() * noise)
+            known = F.pad(inner, (0, 1), value=1.0).double()
+            penalty = _REGRESSION_RIDGE * torch.eye(known.shape[1], dtype=known.dtype, device=known.device)
+            found = torch.linalg.solve(known.T @ known + penalty, known.T @ numeric.double())
+            weight[: len(self.shift)], bias[: len(self.shift)] = found[:-1].T.float(), found[-1].float()
+            variance = (numeric - known @ found).square().mean(0)
+            self.log_variance.copy_(variance.clamp_min(_TINY).log().clamp(*_LOG_VARIANCE))
+        return [weight, bias, self.log_variance]
 
     def _whiten(self, rows: Tensor) -> None:
         """Principal axes of the numeric columns, each scaled by the root of its variance plus a ridge. Log-variances
@@ -202,12 +270,12 @@ class VariationalAutoencoder(GenerativeModel):
         columns not replaced, always the one that lowers the score most, until the record is as likely as normal ones
         are. A column's share is what it would cost to put it back alone: almost nothing for one that was replaced only
         because it did not go with corrupted ones."""
-        units = _units(self.layout)
+        together = units(self.layout)
         current, score = x.clone(), self.score(x)
         replaced = torch.zeros(len(x), self.layout.columns, dtype=torch.bool)
         active = torch.arange(len(x))
-        for _ in range(min(_MAX_REPLACED, len(units))):
-            tried = replaced[active] | units[self._best_unit(current[active], replaced[active], units)]
+        for _ in range(min(_MAX_REPLACED, len(together))):
+            tried = replaced[active] | together[self._best_unit(current[active], replaced[active], together)]
             trial = self._with_expected(current[active], tried)
             after = self.score(trial)
             better = after < score[active]
@@ -217,7 +285,7 @@ class VariationalAutoencoder(GenerativeModel):
             if not len(active):
                 break
         expected = torch.where(replaced, current[:, -1], self._expected(current, replaced))
-        return Explanation(self._share(x, current, replaced, units), expected)
+        return Explanation(self._share(x, current, replaced, together), expected)
 
     def _share(self, x: Tensor, current: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
         """(n, d): what it costs to put each replaced unit back, spread over its columns by how much they change."""
@@ -264,35 +332,3 @@ class VariationalAutoencoder(GenerativeModel):
         rows[:, -self.layout.columns :] -= torch.where(numeric_replaced, joint, single)
         rows[:, self.discrete] = self._probabilities(logits)
         return rows[:, -self.layout.columns :]
-
-
-def _perceptron(widths: list[int]) -> nn.Sequential:
-    """Linear layers with SiLU between them, their weights unset, which leaves the global random state alone."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [nn.SiLU(), nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())]
-    return nn.Sequential(*layers[1:])
-
-
-def _discrete_columns(layout: Layout) -> tuple[list[int], list[int]]:
-    """Flattened indices of the binary, then the one-hot columns; the number of binary ones, then each block's width."""
-    binary: list[int] = []
-    one_hot: list[range] = []
-    for position in range(layout.window):
-        for block, columns in layout.slices():
-            own = range(position * layout.columns + columns.start, position * layout.columns + columns.stop)
-            if block.kind == "binary":
-                binary += own
-            elif block.kind == "categorical":
-                one_hot.append(own)
-    return binary + [index for block in one_hot for index in block], [len(binary), *map(len, one_hot)]
-
-
-def _units(layout: Layout) -> Tensor:
-    """(units, d): the columns that are replaced together."""
-    units: list[Tensor] = []
-    every = torch.eye(layout.columns, dtype=torch.bool)
-    for block, columns in layout.slices():
-        own = every[columns]
-        units.append(own.any(0, keepdim=True) if block.kind == "categorical" else own)
-    return torch.cat(units)

@@ -99,7 +99,7 @@ def _read_topics(settings: DetectorSettings) -> str:
 
 
 def _written_topics(settings: DetectorSettings) -> str:
-    topics = [settings.alerts.topic, settings.dead_letter_topic]
+    topics = [settings.alerts.topic, settings.dead_letter_topic, settings.feedback_topic]
     there = connect(settings).partitions(topics)
     return ", ".join(topic if topic in there else f"{topic} (`run` creates it)" for topic in topics)
 

@@ -22,11 +22,11 @@ log = structlog.get_logger()
 
 
 def run_daemon(settings: DetectorSettings, config: Path) -> None:
-    """Runs the daemon until a signal ends it; scheduled trainings read the settings file again."""
+    """Runs the daemon until a signal ends it; trainings read the settings file again."""
     daemon = Daemon(
         settings,
         connect(settings),
-        training_command=[sys.executable, "-m", "detector", "train", "--config", str(config)],
+        training_command=[sys.executable, "-m", "detector", "retrain", "--child", "--config", str(config)],
     )
     web = (
         serving(application(daemon.health, daemon.metrics.registry, settings.web), settings.web)

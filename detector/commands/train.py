@@ -9,12 +9,15 @@ import structlog
 from rich.console import Console
 from rich.markup import escape
 
+from detector.bundle import Bundle
+from detector.challenger import challenger
 from detector.commands.terminal import connect, print_json, progress_shown
 from detector.config import DetectorSettings
-from detector.lifecycle import UNSOUND
 from detector.store import Store
 from detector.training import train
 from detector.training_data import gather
+from detector.trainings import EXIT_CODES
+from models.base import Progress
 
 log = structlog.get_logger()
 
@@ -25,8 +28,7 @@ def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
     store.check_writable()
     started = datetime.now(UTC)
     with progress_shown("training") as progress:
-        data = gather(settings, connect(settings), now_ms=round(started.timestamp() * 1000), progress=progress)
-        bundle = train(data, settings, created=started, progress=progress)
+        bundle = _trained(settings, store, started, progress)
     store.save(bundle)
     manifest = bundle.manifest
     for warning in manifest.verdict.warnings:
@@ -45,6 +47,16 @@ def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
             summary.print(f"  {model.kind}: {model.valid_score:.2f} nats a record on held-back records {model.details}")
     if not manifest.verdict.sound:
         log.error("not sound, not promoted", version=bundle.version, reasons=manifest.verdict.reasons)
-        return UNSOUND
+        return EXIT_CODES["refused"]
     log.info("promoted", version=bundle.version, realised_rate=manifest.verdict.realised_rate)
     return 0
+
+
+def _trained(settings: DetectorSettings, store: Store, started: datetime, progress: Progress) -> Bundle:
+    """The first version as the daemon would train it; where there is one, whoever trains by hand has the last word:
+    what a retraining would refuse is taken as it is."""
+    broker = connect(settings)
+    if store.champion() is None:
+        return challenger(settings, broker, store, created=started, progress=progress)[0].bundle
+    data = gather(settings, broker, now_ms=round(started.timestamp() * 1000), progress=progress)
+    return train(data, settings, created=started, progress=progress)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer  # type: ignore[import-untyped] 
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]  # scikit-learn ships no types
 from torch import Tensor
 
-from models.base import Block, GenerativeModel, Layout, seeded
+from models.base import Block, FitReport, GenerativeModel, Layout, seeded
 from models.registry import KINDS, build
 
 VAE = {"latent": 4, "hidden": [32, 16], "epochs": 40}
@@ -57,6 +57,23 @@ def mixed_rows(n: int, seed: int) -> Tensor:
     return torch.cat([load[:, None], failed[:, None], one_hot, heat[:, None]], dim=1).unsqueeze(1)
 
 
+def skewed_rows(n: int, seed: int) -> Tensor:
+    """(n, 2, 6): numeric rows bent, so that no one Gaussian has their shape."""
+    return ((0.6 * numeric_rows(n, seed)).exp() - 1.0) / 0.6
+
+
+def rewired_rows(n: int, seed: int) -> Tensor:
+    """(n, 2, 6): skewed rows that correlate in another way."""
+    return skewed_rows(n, seed)[..., [1, 0, 3, 2, 5, 4]]
+
+
+def renamed_rows(n: int, seed: int) -> Tensor:
+    """(n, 1, 7): mixed rows whose first zone is gone, and that have one that mixed rows never do."""
+    x = mixed_rows(n, seed)
+    x[..., ZONE] = x[..., ZONE].roll(1, dims=-1)
+    return x
+
+
 TABLES: dict[Layout, Callable[[int, int], Tensor]] = {NUMERIC: numeric_rows, MIXED: mixed_rows}
 
 
@@ -70,6 +87,27 @@ def fit(variant: str, layout: Layout, seed: int = 0) -> GenerativeModel:
 @cache
 def fitted(variant: str, layout: Layout) -> GenerativeModel:
     return fit(variant, layout)
+
+
+def fit_on(
+    variant: str, table: Callable[[int, int], Tensor], n: int = 2000, start: GenerativeModel | None = None
+) -> tuple[GenerativeModel, FitReport]:
+    """Fitted on rows that no start has seen."""
+    kind, arguments = VARIANTS[variant]
+    model = build(kind, MIXED if table in (mixed_rows, renamed_rows) else NUMERIC, arguments)
+    return model, model.fit(table(n, 11), table(max(16, n // 4), 12), seed=0, start=start)
+
+
+@cache
+def fitted_on_skewed(variant: str) -> GenerativeModel:
+    kind, arguments = VARIANTS[variant]
+    model = build(kind, NUMERIC, arguments)
+    model.fit(skewed_rows(2000, 1), skewed_rows(500, 2), seed=0)
+    return model
+
+
+def effort(report: FitReport) -> int:
+    return int(report.details["steps" if "steps" in report.details else "iterations"])
 
 
 def score(model: GenerativeModel, x: Tensor) -> Tensor:
@@ -138,6 +176,7 @@ def test_input_is_left_as_it_was(variant: str) -> None:
     x, valid, model = mixed_rows(400, 1), mixed_rows(100, 2), build(kind, MIXED, arguments)
     before = x.clone(), valid.clone()
     model.fit(x, valid, seed=0)
+    model.fit(x, valid, seed=0, start=fitted(variant, MIXED))
     model.score(x)
     model.explain(x[:20])
     assert torch.equal(x, before[0])
@@ -146,11 +185,12 @@ def test_input_is_left_as_it_was(variant: str) -> None:
 
 @every_variant
 def test_global_random_state_is_left_as_it_was(variant: str) -> None:
-    kind, arguments = VARIANTS[variant]
+    (kind, arguments), start = VARIANTS[variant], fitted(variant, MIXED)
     legacy = np.random.mtrand._rand  # the state behind np.random.seed
     torch_state, numpy_state, python_state = torch.get_rng_state(), str(legacy.get_state()), random.getstate()
     model = build(kind, MIXED, arguments)
     model.fit(mixed_rows(400, 1), mixed_rows(100, 2), seed=5)
+    model.fit(mixed_rows(400, 1), mixed_rows(100, 2), seed=5, start=start)
     model.score(mixed_rows(9, 3))
     model.explain(mixed_rows(9, 3))
     model.sample(9, seed=1)
@@ -336,12 +376,13 @@ def test_rows_that_nothing_can_be_learned_from_are_refused(
 
 
 @every_variant
-def test_progress_rises_to_one(variant: str) -> None:
+@pytest.mark.parametrize("warm", [False, True], ids=["from nothing", "from a start"])
+def test_progress_rises_to_one(variant: str, warm: bool) -> None:
     kind, arguments = VARIANTS[variant]
     told: list[float] = []
-    model = build(kind, MIXED, arguments)
+    model, start = build(kind, MIXED, arguments), fitted(variant, MIXED) if warm else None
     report = model.fit(
-        mixed_rows(400, 1), mixed_rows(100, 2), seed=0, progress=lambda fraction, _: told.append(fraction)
+        mixed_rows(400, 1), mixed_rows(100, 2), seed=0, start=start, progress=lambda share, _: told.append(share)
     )
     assert told == sorted(told)
     assert told[-1] == 1.0
@@ -355,3 +396,106 @@ def test_columns_that_never_change_do_no_harm(variant: str) -> None:
     model = build(kind, Layout((Block("idle", "numeric", 3),)), arguments)
     model.fit(x[:150], x[150:], seed=0)
     assert score(model, torch.eye(3).unsqueeze(1)).min() > score(model, x).max() + 10
+
+
+@every_variant
+def test_rows_of_the_same_kind_take_fewer_steps_from_a_start_and_score_as_well(variant: str) -> None:
+    (cold, from_nothing), held_back = fit_on(variant, skewed_rows), skewed_rows(2000, 13)
+    warm, from_start = fit_on(variant, skewed_rows, start=fitted_on_skewed(variant))
+    assert effort(from_start) < effort(from_nothing)
+    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 0.3
+
+
+@every_variant
+def test_rows_that_correlate_in_another_way_score_nearly_as_well_from_a_start(variant: str) -> None:
+    (cold, _), held_back, start = fit_on(variant, rewired_rows), rewired_rows(2000, 13), fitted_on_skewed(variant)
+    warm, _ = fit_on(variant, rewired_rows, start=start)
+    assert score(start, held_back).mean() > score(cold, held_back).mean() + 10
+    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 0.5
+
+
+@every_variant
+@pytest.mark.parametrize("layout", TABLES, ids=["numeric", "mixed"])
+def test_few_rows_teach_more_with_a_start(variant: str, layout: Layout) -> None:
+    (cold, _), held_back = fit_on(variant, TABLES[layout], 60), TABLES[layout](2000, 13)
+    warm, _ = fit_on(variant, TABLES[layout], 60, start=fitted(variant, layout))
+    assert score(warm, held_back).mean() < score(cold, held_back).mean() - 0.5
+
+
+@every_variant
+def test_what_a_start_never_saw_is_normal_once_rows_have_it(variant: str) -> None:
+    (cold, _), held_back, start = fit_on(variant, renamed_rows), renamed_rows(2000, 13), fitted(variant, MIXED)
+    warm, _ = fit_on(variant, renamed_rows, start=start)
+    gone = held_back.clone()
+    gone[..., ZONE] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert score(start, held_back).mean() > score(cold, held_back).mean() + 5
+    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 1.0
+    assert score(warm, gone).min() > score(warm, held_back).max() + 10
+
+
+@every_variant
+def test_a_start_is_left_as_it_was(variant: str) -> None:
+    start = fitted(variant, MIXED)
+    before, arguments = {name: it.clone() for name, it in start.state_dict().items()}, dict(start.arguments)
+    fit_on(variant, renamed_rows, 60, start=start)
+    fit_on(variant, renamed_rows, start=start)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in start.state_dict().items())
+    assert start.arguments == arguments
+    assert not start.training
+
+
+@every_variant
+@pytest.mark.parametrize("n", [60, 2000])
+def test_from_a_start_saved_and_loaded_the_same_seed_gives_the_same_scores(variant: str, n: int) -> None:
+    start, x = fitted(variant, MIXED), mixed_rows(100, 3)
+    loaded = build(start.kind, MIXED, start.arguments)
+    loaded.load_state_dict(safetensors.torch.load(safetensors.torch.save(start.state_dict())))
+    model, _ = fit_on(variant, mixed_rows, n, start=start)
+    assert torch.equal(score(fit_on(variant, mixed_rows, n, start=loaded.eval())[0], x), score(model, x))
+    saved = safetensors.torch.save(model.state_dict())
+    again = build(model.kind, MIXED, model.arguments)
+    again.load_state_dict(safetensors.torch.load(saved))
+    assert torch.equal(score(again.eval(), x), score(model, x))
+    assert not model.training
+
+
+@every_variant
+def test_a_start_may_name_features_otherwise(variant: str) -> None:
+    kind, arguments = VARIANTS[variant]
+    renamed = Layout(tuple(Block(f"other {block.feature}", block.kind, block.width) for block in MIXED.blocks))
+    model = build(kind, renamed, arguments)
+    model.fit(mixed_rows(400, 11), mixed_rows(100, 12), seed=0, start=fitted(variant, MIXED))
+    assert model.layout == renamed
+    assert torch.equal(
+        score(model, mixed_rows(9, 3)),
+        score(fit_on(variant, mixed_rows, 400, fitted(variant, MIXED))[0], mixed_rows(9, 3)),
+    )
+
+
+@every_variant
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(NUMERIC.blocks, window=3), "window 2. Expected 3"),
+        (Layout(NUMERIC.blocks[:2], window=2), "number of blocks 3. Expected 2"),
+        (Layout((*NUMERIC.blocks[:2], Block("disk", "numeric", 4)), window=2), "block 3 numeric of width 3.*width 4"),
+        (Layout((*NUMERIC.blocks[:2], Block("disk", "categorical", 3)), window=2), "block 3 numeric.*categorical"),
+    ],
+    ids=["window", "number of blocks", "width", "kind"],
+)
+def test_a_start_of_another_layout_is_refused_by_the_first_difference(
+    variant: str, layout: Layout, message: str
+) -> None:
+    kind, arguments = VARIANTS[variant]
+    x = torch.zeros(60, layout.window, layout.columns)
+    with pytest.raises(ValueError, match=message):
+        build(kind, layout, arguments).fit(x, x, seed=0, start=fitted(variant, NUMERIC))
+
+
+@every_variant
+def test_a_start_of_another_kind_is_refused(variant: str) -> None:
+    kind, arguments = VARIANTS[variant]
+    other = next(name for name, (it, _) in VARIANTS.items() if it != kind)
+    x = numeric_rows(60, 1)
+    with pytest.raises(ValueError, match=f"kind '{VARIANTS[other][0]}'. Expected '{kind}'"):
+        build(kind, NUMERIC, arguments).fit(x, x, seed=0, start=fitted(other, NUMERIC))

@@ -78,7 +78,7 @@ def test_group_and_dead_letter_topic_follow_from_name_and_alert_topic() -> None:
         ({"features": [{"name": "x", "transfrom": "diff"}]}, "features.0.transfrom: no such setting. Did you mean 'tr"),
         ({"models": [{"type": "vae", "latnet": 3}]}, "models.0.vae.latnet: no such setting. Did you mean 'latent'?"),
         ({"models": [{"type": "gmm", "latent": 3}]}, "Known: type, components, max_components, covariance."),
-        ({"store": {"qqq": 1}}, "store.qqq: no such setting. Known: url, poll."),
+        ({"store": {"qqq": 1}}, "store.qqq: no such setting. Known: url, poll, keep."),
     ],
 )
 def test_an_unknown_key_is_refused_by_name_with_the_nearest_known_one(changed: dict[str, Any], words: str) -> None:
@@ -262,7 +262,7 @@ def test_a_model_may_not_come_twice() -> None:
     ],
 )
 def test_topics_of_records_alerts_dead_letters_and_state_must_differ(changed: dict[str, Any]) -> None:
-    assert "topics of records, alerts, dead letters and state must differ" in refusal(**changed)
+    assert "topics of records, alerts, dead letters, state and feedback must differ" in refusal(**changed)
 
 
 def test_a_watchdog_shorter_than_a_batch_may_wait_for_the_broker_is_refused() -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from detector.alerts import Alert
 from detector.bundle import Bundle
 from detector.daemon import Daemon
 from detector.errors import TrainingError
-from detector.pipeline import Outcome
+from detector.feedback_effects import Opinions
+from detector.pipeline import Outcome, Pipeline
 from detector.store import Store
+from detector.trainings import Request, Trainings
 from tests.detector.machines import ALERTS, TOPIC, broker_with, records, send, settings
+from tests.detector.trainings_at_work import DEADLINE_S, script, until
 
-DEADLINE_S = 60
 ON_START = {"records": 3_000, "min_records": 300, "on_start": True}
 
 
@@ -44,12 +46,6 @@ class Watcher:
 
     def wait_for_records(self, count: int) -> None:
         self.wait(lambda outcomes: sum(outcome.records for outcome in outcomes) >= count)
-
-
-def until(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not reached():
-        assert time.monotonic() < deadline, "not reached in time"
 
 
 @contextmanager
@@ -219,8 +215,9 @@ def test_the_metrics_count_what_happened(folder: Path, bundle: Bundle) -> None:
         watcher.wait_for_records(301)
 
     def value(name: str, **labels: str) -> float | None:
-        return daemon.metrics.registry.get_sample_value(f"offnominal_{name}", {"detector": "machines", **labels})
+        return exported(daemon, name, **labels)
 
+    assert value("suppressed_alarms_total") == 0
     assert value("records_total") == 301
     assert value("dead_letters_total", reason="malformed") == 1
     alarms = sum(int(outcome.decided.alarm.sum()) for outcome in watcher.outcomes)
@@ -232,3 +229,128 @@ def test_the_metrics_count_what_happened(folder: Path, bundle: Bundle) -> None:
     assert value("realised_rate") == pytest.approx(alarms / 300)
     assert value("lag_records", topic=TOPIC, partition="0") == 0
     assert value("version_info", version=bundle.version) == 1
+
+
+def exported(daemon: Daemon, name: str, **labels: str) -> float | None:
+    return daemon.metrics.registry.get_sample_value(f"offnominal_{name}", {"detector": "machines", **labels})
+
+
+def test_of_two_replicas_without_a_version_one_trains_the_first(folder: Path) -> None:
+    broker = broker_with(records(3_000), partitions=2)
+    one, two = (Daemon(settings(folder, training=ON_START), broker) for _ in range(2))
+    with at_work(one), at_work(two):
+        until(lambda: one.health.alive().phase == two.health.alive().phase == "serving")
+    store = Store(str(folder / "store"), "machines")
+    (report,) = Trainings(store).reports(10)
+    assert (report.reason, report.outcome, [report.version]) == ("start", "promoted", store.versions())
+
+
+def test_a_training_that_is_asked_for_runs_and_its_version_takes_over(
+    folder: Path, bundle: Bundle, other: Bundle
+) -> None:
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    store = Store(str(folder / "store"), "machines")
+    store.save(other)
+    pointer = folder / "store" / "machines" / "champion.json"
+    promotion = f"""
+content = json.dumps({{"version": "{other.version}", "history": ["{bundle.version}"]}})
+open("{pointer}.part", "w").write(content)
+os.replace("{pointer}.part", "{pointer}")
+say("watch {other.version}")
+await_signal()
+"""
+    daemon = Daemon(settings(folder), broker, training_command=script(promotion), observers=[watcher.observe])
+    trainings = Trainings(store)
+    with at_work(daemon):
+        assert exported(daemon, "training_phase") in (0, None)
+        request = trainings.ask(Request(reason="demand"))
+        until(lambda: exported(daemon, "training_phase") == 3)
+        until(lambda: trainings.report(request.id) is not None)
+        number = 3_000
+        while not watcher.outcomes or watcher.outcomes[-1].version != other.version:
+            send(broker, records(30, start=number))
+            number += 30
+            watcher.wait_for_records(number - 3_000)
+        assert exported(daemon, "trainings_total", result="promoted") == 1
+        child = daemon._retraining._trainer._child
+        assert child is not None
+    assert child.process.returncode is not None, "it ends with the daemon"
+    assert trainings.under_way() is None
+
+
+def test_a_training_ends_with_the_stream_and_is_taken_again(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consumers.memory import MemoryStream
+
+    monkeypatch.setattr("detector.daemon.RETRY_S", (0.01, 0.01))
+    broker, watcher = broker_with(records(3_000)), Watcher()
+    trainings = Trainings(Store(str(folder / "store"), "machines"))
+    sound, failures = MemoryStream.publish, list[BrokerUnavailable]()
+
+    def publish(self: MemoryStream, *arguments: Any) -> list[tuple[Partition, int]]:
+        if failures:
+            raise failures.pop()
+        return sound(self, *arguments)
+
+    monkeypatch.setattr(MemoryStream, "publish", publish)
+    daemon = Daemon(settings(folder), broker, training_command=script("await_signal()"), observers=[watcher.observe])
+    with at_work(daemon):
+        request = trainings.ask(Request(reason="demand"))
+        until(lambda: daemon._retraining.phase == "training")
+        first = daemon._retraining._trainer._child
+        failures.append(BrokerUnavailable("gone"))
+        send(broker, records(30, start=3_000))
+        watcher.wait_for_records(30)
+        until(lambda: daemon._retraining._trainer._child not in (first, None))
+        assert first is not None
+        assert first.process.returncode is not None
+        assert trainings.under_way() == request
+    assert trainings.reports(10) == []
+
+
+def test_drift_has_a_training_asked_for(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker, sound = broker_with(records(3_000)), Pipeline.process
+    trainings = Trainings(Store(str(folder / "store"), "machines"))
+
+    def process(self: Pipeline, batch: RawBatch, **how: float) -> Outcome:
+        outcome = sound(self, batch, **how)
+        drifted = [alert.model_copy(update={"kind": "drift"}) for alert in outcome.alerts]
+        return replace(outcome, alerts=drifted)
+
+    monkeypatch.setattr(Pipeline, "process", process)
+    send(broker, records(300, start=3_000, odd={3_100: {"cpu": 9.0}}))
+    with at_work(Daemon(settings(folder), broker)):
+        until(lambda: trainings.asked() is not None)
+    request = trainings.asked()
+    assert request is not None
+    assert request.reason == "drift"
+
+
+def test_what_people_say_is_heeded_between_two_batches_and_written_down(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, heeded = [Opinions()], list[Opinions]()
+    words = [said[0]]
+
+    class Watch:
+        def __init__(self, *_arguments: object) -> None:
+            self.stopped = False
+
+        def take(self) -> Opinions | None:
+            return words.pop() if words and watcher.outcomes else None
+
+        def stop(self) -> None:
+            stopped.append(True)
+
+    stopped = list[bool]()
+    monkeypatch.setattr("detector.daemon.FeedbackWatch", Watch)
+    monkeypatch.setattr(Pipeline, "heed", lambda _self, opinions: heeded.append(opinions))
+    broker, watcher = broker_with(records(3_300)), Watcher()
+    daemon = Daemon(settings(folder, state={"every": "1d"}), broker, observers=[watcher.observe])
+    with at_work(daemon):
+        watcher.wait_for_records(300)
+        until(lambda: exported(daemon, "snapshots_total") == 1)
+    assert heeded == said
+    assert stopped == [True]
+    assert broker.partitions(["offnominal-machines-feedback"])

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition, Schema
@@ -453,3 +455,69 @@ def test_a_deviation_of_the_minimum_is_told_from_a_smaller_one_where_the_feature
     encoder = fit(columns({"cpu": [100.0] * 500}), settings)
     x = encoded(encoder, columns({"cpu": [149.9, 150.1, 50.1, 49.9, 1e9, 100.0]}))
     assert encoder.counts(x, np.zeros_like(x))[:, 0].tolist() == [False, True, False, True, True, False]
+
+
+NUMBERS = st.lists(st.none() | st.integers(-1_000, 1_000).map(float) | st.floats(-1e6, 1e6), min_size=1, max_size=20)
+
+
+@settings(deadline=None)
+@given(values=NUMBERS, transform=st.sampled_from([None, "log1p"]))
+def test_decoding_gives_numbers_and_missing_fields_back(values: list[float | None], transform: str | None) -> None:
+    given_ = np.array([NAN, 1.0] + [NAN if value is None else value for value in values])
+    data = columns({"bytes": given_.tolist()})
+    encoder = fit(data, feature("bytes", transform=transform))
+    found = encoder.decode(encoded(encoder, data))["bytes"]
+    bearable = 1e-5 * encoder.parts[0].scale * (1.0 + np.abs(given_) if transform else 1.0) + 1e-9
+    assert (np.isnan(found) == np.isnan(given_)).all()
+    assert np.nan_to_num(np.abs(found - given_) <= bearable, nan=1.0)[~np.isnan(given_)].all()
+
+
+@settings(deadline=None)
+@given(values=st.lists(st.sampled_from(["GET", "PUT", "a b", None]), max_size=30), flags=st.lists(st.booleans()))
+def test_decoding_gives_categories_and_flags_back(values: list[str | None], flags: list[bool]) -> None:
+    texts = ["GET", None, *values]
+    numbers = [float(flag) for flag in (*flags, *([True] * len(texts)))][: len(texts)]
+    data = columns({"up": [NAN, *numbers[1:]]}, {"method": texts})
+    encoder = fit(data, feature("up", "flag"), feature("method", "categorical"))
+    found = encoder.decode(encoded(encoder, data))
+    assert found["method"].tolist() == texts
+    assert np.isnan(found["up"][0])
+    assert found["up"][1:].tolist() == numbers[1:]
+
+
+def test_decoding_a_rarer_category_gives_one_that_is_encoded_alike() -> None:
+    names = [f"c{number:03d}" for number in range(70) for _ in range(70 - number)]
+    data = columns(texts={"zone": names})
+    encoder = fit(data, feature("zone", "categorical"))
+    x = encoded(encoder, columns(texts={"zone": ["c069"]}))
+    assert encoder.decode(x)["zone"].tolist() == ["c064"]
+    np.testing.assert_array_equal(encoded(encoder, columns(texts={"zone": ["c064"]})), x)
+    many = fit(columns(texts={"zone": [f"c{n}" for n in range(MAX_RARE + 100)]}), feature("zone", "categorical"))
+    x = encoded(many, columns(texts={"zone": ["anything"]}))
+    np.testing.assert_array_equal(encoded(many, columns(texts={"zone": many.decode(x)["zone"].tolist()})), x)
+
+
+def test_decoding_never_gives_a_category_that_was_not_seen() -> None:
+    encoder = fit(columns(texts={"method": ["GET", "PUT", "GET"]}), feature("method", "categorical"))
+    assert encoder.decode(np.array([[0.1, 0.2, 0.7]], np.float32))["method"].tolist() == ["PUT"]
+
+
+def test_decoding_changes_gives_rates_and_differences() -> None:
+    data = columns({"sent": [0.0, 5.0, 25.0, 5.0], "level": [1.0, 3.0, 2.0, 9.0]})
+    encoder = fit(data, feature("sent", "counter"), feature("level", transform="diff"))
+    found = encoder.decode(encoded(encoder, data))
+    np.testing.assert_allclose(found["sent"], [5.0, 5.0, 20.0, 5.0], rtol=1e-6)  # the first is not known: the usual one
+    np.testing.assert_allclose(found["level"], [2.0, 2.0, -1.0, 7.0], rtol=1e-6)
+
+
+def test_decoding_calendars_gives_minutes_and_days() -> None:
+    data = columns(time=[1_772_323_260_000, 1_772_323_260_000 + 86_400_000 + 90 * MINUTE])
+    encoder = fit(data, feature("hour", "calendar"), feature("weekday", "calendar"), time_zone="Europe/Berlin")
+    found = encoder.decode(encoded(encoder, data))
+    assert (found["hour"].tolist(), found["weekday"].tolist()) == ([61, 151], [6, 0])
+
+
+def test_what_is_beyond_what_records_can_have_is_decoded_as_the_nearest_they_can() -> None:
+    encoder = fit(columns({"cpu": [1.0, 2.0, 3.0, 4.0]}), feature("cpu"))
+    found = encoder.decode(np.array([[1e6, 0.0], [CLIP, 0.0]], np.float32))["cpu"]
+    assert found[0] == found[1]

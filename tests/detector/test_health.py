@@ -255,7 +255,7 @@ def test_a_version_is_too_old_after_twice_the_time_between_trainings(health: Hea
     health.follow(turn())
     report = health.ready()
     assert (report.ok, report.degraded) == (True, True)
-    assert report.detail == "v1 is 2 d old, at most 2 d are wanted; the last scheduled training: failed"
+    assert report.detail == "v1 is 2 d old, at most 2 d are wanted; the last training: failed"
     assert health.figures().model_age_s == 2 * DAY_S + 3_600
     health.serves("v2", age_s=60.0, interval_s=DAY_S)
     assert not health.ready().degraded

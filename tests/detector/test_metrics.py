@@ -20,6 +20,7 @@ from detector.metrics import HEALTH_SPECS, SPECS, Metrics
 from detector.pipeline import Pipeline
 from detector.training import train
 from detector.training_data import gather
+from detector.trainings import PHASES
 from tests.detector.machines import CREATED, START_MS, TOPIC, broker_with, records, settings
 
 A = Partition(TOPIC, 0)
@@ -135,6 +136,14 @@ def test_snapshots_and_replays_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "snapshot_seconds_count") == 2
     assert value(metrics, "entities_left_out_total") == 5
     assert value(metrics, "replayed_records_total") == 750
+
+
+def test_what_a_training_is_at_is_a_number(metrics: Metrics) -> None:
+    shown = []
+    for phase in (None, *PHASES):
+        metrics.training(phase)
+        shown.append(value(metrics, "training_phase"))
+    assert shown == [0, 1, 2, 3]
 
 
 def test_what_health_knows_is_as_of_when_it_is_read() -> None:

@@ -269,7 +269,9 @@ class Opinion(GenerativeModel):
         super().__init__(Layout((Block("load", "numeric"), Block("cpu", "numeric"), Block("missing fields", "binary"))))
         self.weight, self.expected = weight, expected
 
-    def fit(self, x: Tensor, valid: Tensor, *, seed: int, progress: Progress = silent) -> FitReport:
+    def fit(
+        self, x: Tensor, valid: Tensor, *, seed: int, start: GenerativeModel | None = None, progress: Progress = silent
+    ) -> FitReport:
         raise NotImplementedError
 
     def score(self, x: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from detector.config import DetectorSettings
 from detector.daemon import Daemon
 from detector.store import Store
 from tests.detector.machines import ALERTS, DEAD_LETTERS, START_MS, TOPIC, broker_with, records, send, settings
-from tests.detector.test_daemon import at_work, published, until
+from tests.detector.test_daemon import at_work, published
+from tests.detector.trainings_at_work import until
 
 STATE = "offnominal-machines-state"
 N = 1_500

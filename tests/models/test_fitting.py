@@ -1,13 +1,16 @@
-"""The training loop, on a line."""
+"""The training loop, on a line, and rows that are rehearsed."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.base import seeded, silent
-from models.fitting import initialise, train
+from models.base import Block, Layout, seeded, silent
+from models.fitting import initialise, rehearsed, train
+from models.gmm import GaussianMixture
 
 
 def line(n: int) -> Tensor:
@@ -84,3 +87,72 @@ def test_a_held_back_loss_that_is_no_number_is_refused() -> None:
             seed=0,
             progress=silent,
         )
+
+
+def tuned(layers: nn.Sequential, outermost: list[nn.Parameter], rows: Tensor) -> list[list[Tensor]]:
+    """The parameters before each of 20 steps, and after the last."""
+    states: list[list[Tensor]] = []
+
+    def loss(batch: Tensor, noise: torch.Generator, share: float) -> Tensor:
+        if torch.is_grad_enabled():
+            states.append([parameter.detach().clone() for parameter in layers.parameters()])
+            assert share == 1.0
+        error: Tensor = layers(batch[:, :1]) - batch[:, 1:]
+        return error.square().mean()
+
+    train(layers, loss, rows, rows, epochs=40, seed=0, outermost=outermost, progress=silent)
+    return [*states, [parameter.detach().clone() for parameter in layers.parameters()]]
+
+
+def test_tuning_takes_half_the_steps_and_moves_inner_layers_after_a_fifth_of_them() -> None:
+    layers = nn.Sequential(nn.Linear(1, 8), nn.SiLU(), nn.Linear(8, 1))
+    initialise(layers, seeded(1))
+    inner, outer = list(layers[0].parameters()), list(layers[2].parameters())
+    states = tuned(layers, outer, line(200))
+    assert len(states) == 21
+    for step, (earlier, later) in enumerate(pairwise(states[:-1]), 1):
+        same = [torch.equal(*pair) for pair in zip(earlier, later, strict=True)]
+        assert same == [step <= 4] * len(inner) + [False] * len(outer)
+
+
+def test_tuning_brings_the_weights_it_began_with_back_where_none_are_better() -> None:
+    linear = nn.Linear(1, 1)
+    with torch.no_grad():
+        linear.weight.fill_(3.0)
+        linear.bias.fill_(1.0)
+    noisy = line(200) + torch.randn(200, 2, generator=seeded(2)) * torch.tensor([0.0, 5.0])
+    train(
+        linear,
+        lambda rows, *_: squares(linear, rows),
+        noisy,
+        line(100),
+        epochs=99,
+        seed=0,
+        outermost=list(linear.parameters()),
+        progress=silent,
+    )
+    assert (float(linear.weight.detach()), float(linear.bias.detach())) == (3.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def normal() -> GaussianMixture:
+    model = GaussianMixture(Layout((Block("load", "numeric"),)), components=1, max_components=1, covariance="full")
+    rows = torch.randn(2000, 1, 1, generator=seeded(1))
+    model.fit(rows, rows, seed=0)
+    return model
+
+
+def test_few_rows_are_filled_up_with_draws_of_what_they_resemble(normal: GaussianMixture) -> None:
+    rows = torch.randn(60, 1, 1, generator=seeded(2))
+    filled = rehearsed(rows, normal, seed=0)
+    assert torch.equal(filled, torch.cat([rows, normal.sample(940, seed=0)]))
+
+
+def test_few_rows_unlike_what_was_known_stay_alone(normal: GaussianMixture) -> None:
+    rows = 3.0 + torch.randn(60, 1, 1, generator=seeded(2))
+    assert torch.equal(rehearsed(rows, normal, seed=0), rows)
+
+
+def test_rows_enough_stay_alone(normal: GaussianMixture) -> None:
+    rows = torch.randn(1000, 1, 1, generator=seeded(2))
+    assert torch.equal(rehearsed(rows, normal, seed=0), rows)

@@ -11,6 +11,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from models.base import Block, Layout, seeded
+from models.em import standardised
 from models.gmm import GaussianMixture
 
 Covariance = Literal["full", "diag", "tied"]
@@ -99,3 +100,66 @@ def test_a_wide_record_scores_as_its_whitened_columns_say(width: int) -> None:
     model.fit(x[:500], x[500:], seed=0)
     whitened = model._whitened(x.flatten(1)).square().sum(-1)
     torch.testing.assert_close(model.score(x), -model._log_joint(whitened).logsumexp(-1), rtol=1e-4, atol=1e-3)
+
+
+def test_from_a_start_as_many_components_are_fitted_as_it_has() -> None:
+    start = mixture(PLANE, 2)
+    start.fit(clusters(800), clusters(80), seed=0)
+    model = mixture(PLANE)
+    assert model.fit(clusters(800), clusters(80), seed=0, start=start).details["components"] == 2
+    assert model.arguments["components"] == 2
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag", "tied"])
+def test_on_the_same_rows_each_component_stays_where_it_was(covariance: Covariance) -> None:
+    start, model, rows = mixture(PLANE, 4, covariance), mixture(PLANE, 4, covariance), clusters(1200)
+    start.fit(rows, rows, seed=0)
+    report = model.fit(rows, rows, seed=1, start=start)  # k-means of another seed would number them otherwise
+    assert report.details["iterations"] == 2
+    torch.testing.assert_close(model.means, start.means, rtol=0, atol=0.001)
+    torch.testing.assert_close(model.score(rows), start.score(rows), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag", "tied"])
+def test_a_component_that_no_row_supports_begins_anew_where_rows_are(covariance: Covariance) -> None:
+    start, model = mixture(PLANE, 4, covariance), mixture(PLANE, 4, covariance)
+    start.fit(clusters(800), clusters(80), seed=0)
+    moved = clusters(1600)
+    moved[::4] += torch.tensor([12.0, 40.0])  # the first of four clusters, to beyond all others
+    model.fit(moved[:1200], moved[1200:], seed=0, start=start)
+    nearest = torch.cdist(moved[::4].mean(0), model.means)
+    assert float(nearest.min()) < 0.5
+    torch.testing.assert_close(model.weights, torch.full((4,), 0.25), rtol=0, atol=0.03)
+
+
+def test_a_start_finds_its_components_again_where_another_category_is_left_out() -> None:
+    layout = Layout((Block("zone", "categorical", 2), Block("heat", "numeric")))
+    generator = seeded(1)
+
+    def rows(share: float) -> Tensor:
+        second = torch.rand(1200, 1, generator=generator) < share
+        heat = torch.where(second, 4.0, 0.0) + torch.randn(1200, 1, generator=generator)
+        return torch.cat([1.0 - second.float(), second.float(), heat], 1).unsqueeze(1)
+
+    start, model = mixture(layout, 2), mixture(layout, 2)
+    start.fit(rows(0.3), rows(0.3), seed=0)
+    model.fit(rows(0.7), rows(0.7), seed=0, start=start)
+    assert start.reference.tolist() == [True, False, False]
+    assert model.reference.tolist() == [False, True, False]
+    x = rows(0.7).double()
+    known = start.precise()._components(x, standardised(x, layout), seed=0)
+    assert known.means_init[:, 1].tolist() == [0.0, 0.0]  # a column that is left out says nothing
+    np.testing.assert_allclose(known.precisions_init[:, 1], [[0.0, 1.0, 0.0]] * 2)
+    torch.testing.assert_close(model.means[:, 2], start.means[:, 2], rtol=0, atol=0.2)
+    assert sorted(model.weights.tolist()) == pytest.approx([0.3, 0.7], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("components", "covariance", "message"),
+    [(3, "full", "components 2. Expected 3"), (None, "tied", "covariance full. Expected tied")],
+)
+def test_a_start_of_another_size_is_refused(components: int | None, covariance: Covariance, message: str) -> None:
+    start = mixture(PLANE, 2)
+    start.fit(clusters(80), clusters(80), seed=0)
+    with pytest.raises(ValueError, match=message):
+        mixture(PLANE, components, covariance).fit(clusters(80), clusters(80), seed=0, start=start)

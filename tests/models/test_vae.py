@@ -100,3 +100,78 @@ def test_training_beats_the_gaussian_it_starts_from(on_a_curve: VariationalAutoe
     gaussian = 0.5 * (rows.T.cov().logdet() + 2 + 2 * math.log(2 * math.pi))  # mean nats of its own sample
     with torch.inference_mode():
         assert on_a_curve.score(curve(2000)).mean() < gaussian - 0.1
+
+
+def turned(n: int) -> Tensor:
+    """(n, 1, 2): the curve on its side, elsewhere and larger."""
+    return 1.7 * curve(n).flip(-1) + torch.tensor([2.0, -1.0])
+
+
+def test_tuning_moves_the_layers_next_to_the_data_first(on_a_curve: VariationalAutoencoder) -> None:
+    model = autoencoder(PLANE)
+    at: list[dict[str, Tensor]] = []
+
+    def told(fraction: float, message: str) -> None:
+        at.append({name: tensor.clone() for name, tensor in model.named_parameters()})
+
+    model.fit(turned(2000), turned(2400)[2000:], seed=0, start=on_a_curve, progress=told)
+    known = dict(on_a_curve.named_parameters())
+    inner = ["encoder.2.weight", "encoder.2.bias", "decoder.0.weight", "decoder.0.bias"]
+    for name, parameter in known.items():
+        assert torch.equal(at[0][name], parameter) == (name in inner)
+        assert not torch.equal(at[-1][name], parameter)
+
+
+def test_columns_whitened_anew_are_encoded_as_before(on_a_curve: VariationalAutoencoder) -> None:
+    model = autoencoder(PLANE)
+    model.load_state_dict(on_a_curve.state_dict())
+    model._measure(turned(2000))
+    model._carry_encoder(on_a_curve)
+    for now, before in zip(
+        model._encode(*model._parts(curve(99))), on_a_curve._encode(*on_a_curve._parts(curve(99))), strict=True
+    ):
+        torch.testing.assert_close(now, before, rtol=1e-4, atol=1e-3)
+
+
+def test_flags_of_another_frequency_are_encoded_as_before() -> None:
+    start, model, rows = autoencoder(FLAGGED), autoencoder(FLAGGED), flagged(400)
+    start.fit(rows, rows[:50], seed=0)
+    model.load_state_dict(start.state_dict())
+    rows[::2, :, 1] = 1.0
+    model._measure(rows)
+    model._carry_encoder(start)
+    with torch.inference_mode():
+        now, before = (it._encode(*it._parts(rows))[0] for it in (model, start))
+    torch.testing.assert_close(now, before, rtol=1e-4, atol=1e-4)
+
+
+def test_the_regressed_decoder_errs_by_nothing_in_the_mean_and_by_its_variance(
+    on_a_curve: VariationalAutoencoder,
+) -> None:
+    model = autoencoder(PLANE)
+    model.load_state_dict(on_a_curve.state_dict())
+    model._measure(turned(2000))
+    model._regress_decoder(turned(2000), seeded(1))
+    with torch.inference_mode():
+        numeric, discrete = model._parts(turned(2000))
+        mean, log_variance = model._encode(numeric, discrete)
+        z = mean + (0.5 * log_variance).exp() * torch.randn(64, *mean.shape, generator=seeded(2))
+        error = (numeric - model._decode(z)[0]) * (-0.5 * model._bounded_log_variance()).exp()
+    torch.testing.assert_close(error.mean((0, 1)), torch.zeros(2), rtol=0, atol=0.1)
+    torch.testing.assert_close(error.square().mean((0, 1)), torch.ones(2), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("latent", "latent 2. Expected 3"), ("hidden", r"hidden \[32\]. Expected \[16\]")]
+)
+def test_a_start_of_another_size_is_refused(on_a_curve: VariationalAutoencoder, argument: str, message: str) -> None:
+    sizes = {**on_a_curve.arguments, argument: {"latent": 3, "hidden": [16]}[argument]}
+    with pytest.raises(ValueError, match=message):
+        VariationalAutoencoder(PLANE, **sizes).fit(curve(99), curve(9), seed=0, start=on_a_curve)
+
+
+def test_a_start_may_have_been_scored_otherwise(on_a_curve: VariationalAutoencoder) -> None:
+    model = autoencoder(PLANE, "reconstruction")
+    model.fit(curve(2000), curve(100), seed=0, start=on_a_curve)
+    with torch.inference_mode():
+        assert model.score(curve(500)).mean() < on_a_curve.score(curve(500)).mean()

@@ -112,7 +112,7 @@ def test_a_trainings_process_is_told_of_the_settings_file_alone(config: Path, mo
     monkeypatch.setattr(run, "Daemon", Daemon)
     with pytest.raises(OffnominalError, match="told enough"):
         run.run_daemon(load(config, ENVIRONMENT), config)
-    assert told == [sys.executable, "-m", "detector", "train", "--config", str(config)]
+    assert told == [sys.executable, "-m", "detector", "retrain", "--child", "--config", str(config)]
 
 
 def test_a_token_and_its_provider_show_nothing(tmp_path: Path) -> None:

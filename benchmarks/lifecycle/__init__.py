@@ -1,0 +1,1 @@
+"""Whether a detector that retrains itself can be trusted to."""
