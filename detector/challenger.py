@@ -61,9 +61,11 @@ def challenger(
     """
     champion = _champion(settings, store)
     data = gather(settings, broker, now_ms=round(created.timestamp() * 1000), progress=progress)
-    _require_usable(data)
-    labels = labelled(broker, settings) if champion else []  # before the first version nothing was told
-    cleaned = _cleaned(settings, broker, data, labels, champion)
+    labels, cleaned = list[Labelled](), Cleaned(data.columns, {}, 0.0, 0.0)
+    if champion is not None:  # before it nothing was told, and nobody could judge
+        _require_usable(data)
+        labels = labelled(broker, settings)
+        cleaned = _cleaned(settings, broker, data, labels, champion)
     data = data._replace(columns=cleaned.columns)
     starts = [None, *_starts(settings, store, champion)]
     candidates = list(_candidates(data, settings, created, starts, cleaned, labels, champion, progress))
@@ -97,11 +99,9 @@ def _cleaned(
     broker: Broker,
     data: TrainingData,
     labels: Sequence[Labelled],
-    champion: Bundle | None,
+    champion: Bundle,
 ) -> Cleaned:
     """The records that are fit to train on. Raises `TrainingError` where they show a fault, or are contaminated."""
-    if champion is None:
-        return Cleaned(data.columns, {}, 0.0, 0.0)
     if found := faults(champion.manifest.profile, profile(data.columns, champion.encoder.features)):
         raise TrainingError(
             f"the records are not as they were: {_named(found)}. Where that is so for good, train a version with "
@@ -214,7 +214,8 @@ def _gate(
     }
     if champion is None:
         return Judgement(list(verdict.reasons), figures)
-    told = compare(bundle, champion, recent, settings, examples=_examples(bundle, settings, labels))
+    examples = _examples(bundle, settings, labels)
+    told = compare(bundle, champion, recent, settings, changed=cleaned.changed > 0, examples=examples)
     return Judgement([*verdict.reasons, *told.reasons], figures | told.figures)
 
 

@@ -65,11 +65,15 @@ def compare(
     recent: Columns,
     settings: DetectorSettings,
     *,
+    changed: bool = False,
     examples: Sequence[Columns] = (),
 ) -> Judgement:
     """The challenger's judgement on recent normal records, in offset order within each partition, that no model was
-    fitted on. Each of `examples` holds records of one entity, the last of them confirmed to be abnormal."""
-    bases = {"recent": recent, "generated": generate(champion, GENERATED, settings.training.seed)}
+    fitted on. Each of `examples` holds records of one entity, the last of them confirmed to be abnormal. Where the
+    stream has `changed`, what the champion would generate is of the past, and nobody is asked about it."""
+    bases = {"recent": recent}
+    if not changed:
+        bases["generated"] = generate(champion, GENERATED, settings.training.seed)
     ours, theirs = (_shown(Surprise(it, settings), bases, settings, examples) for it in (challenger, champion))
     reasons = [
         *_less_likely(ours.likelihood, theirs.likelihood, challenger.encoder),

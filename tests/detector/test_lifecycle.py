@@ -260,6 +260,17 @@ def test_drift_asks_again_after_a_pause_whichever_replica_sees_it(sites: list[Si
     assert other.trainings.asked() is not None
 
 
+def test_drift_asks_again_where_the_training_for_it_was_refused(sites: list[Site], room: MemoryRoom) -> None:
+    site = owner(sites, room, 'report("refused")', drift_pause="1h")
+    site.see("drift")
+    site.look()
+    site.look_until("refused")
+    site.look(minutes=59)
+    assert site.trainings.asked() is None
+    site.look(minutes=2)
+    assert site.trainings.asked() is not None or site.retraining.phase is not None
+
+
 def test_drift_before_another_version_served_is_forgotten(sites: list[Site], room: MemoryRoom) -> None:
     site = replica(sites, room)
     site.see("drift")

@@ -15,7 +15,8 @@ from torch import Tensor
 from consumers.batch import Columns
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
-from detector.proving.gate import Judgement, compare
+from detector.proving.gate import Judgement, _missed, compare
+from detector.proving.injection import KINDS
 from detector.training_data import gather
 from models.base import Explanation, FitReport, GenerativeModel, Progress, silent
 from tests.detector.machines import START_MS, broker_with, records, settings
@@ -99,13 +100,13 @@ def test_one_that_finds_fewer_anomalies_is_refused(champion: Bundle, recent: Col
         assert any(f"of the anomalies put into {base} records, the champion" in reason for reason in reasons)
 
 
-def test_one_that_is_blind_to_one_kind_is_refused_for_it(
-    champion: Bundle, recent: Columns, chosen: DetectorSettings
-) -> None:
-    # a burst has both fields at their highest
-    blind = worse(champion, lambda x, score: torch.where(x[:, -1, :2].min(1).values > 2.2, score.min(), score))
-    reasons = judged(blind, champion, recent, chosen).reasons
-    assert any("of kind burst put into recent records" in reason for reason in reasons)
+def test_one_that_is_blind_to_a_single_kind_is_refused_for_that_kind() -> None:
+    theirs = dict.fromkeys(KINDS, 0.8)
+    (reason,) = _missed("recent", {**theirs, "burst": 0.6}, theirs)
+    assert reason.startswith(
+        "it finds 60.0% of the anomalies of kind burst put into recent records, the champion 80.0%"
+    )
+    assert _missed("recent", {**theirs, "burst": 0.7}, theirs) == []
 
 
 def test_one_that_blames_the_wrong_field_is_refused(
