@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,13 +29,17 @@ def read_files(patterns: Sequence[str], schema: Schema) -> tuple[Columns, int]:
     after the other, since the epoch. Raises `SettingsError` for patterns without a file, files that cannot be read,
     and fields that a Parquet or CSV file does not have.
     """
-    parts: list[Columns] = []
-    dropped = rows = 0
+    parts = list(read_one_by_one(patterns, schema))
+    return Columns.concat([columns for columns, _ in parts]), sum(dropped for _, dropped in parts)
+
+
+def read_one_by_one(patterns: Sequence[str], schema: Schema) -> Iterator[tuple[Columns, int]]:
+    """`read_files`, a file at a time."""
+    rows = 0
     for path in _matching(patterns):
         columns, total = _read_lines(path, schema, rows) if path.suffix in LINES else _read_frame(path, schema, rows)
-        parts.append(columns)
-        dropped, rows = dropped + total - len(columns), rows + total
-    return Columns.concat(parts), dropped
+        rows += total
+        yield columns, total - len(columns)
 
 
 def sample_files(patterns: Sequence[str], rows: int) -> list[bytes | None]:

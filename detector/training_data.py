@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 from consumers.batch import Columns, Partition, RawBatch, Schema
@@ -53,12 +53,17 @@ def training_window(settings: DetectorSettings, now_ms: int) -> Window:
 
 
 def _from_files(settings: DetectorSettings) -> TrainingData:
-    from detector.files import read_files, sample_files  # brings polars, which training on topics does without
+    from detector.files import read_one_by_one, sample_files  # brings polars, which training on topics does without
 
     patterns = settings.training.files
     features = _features(settings, lambda: sample_files(patterns, SAMPLE_RECORDS))
-    columns, dropped = read_files(patterns, _schema(settings, features))
-    return TrainingData(columns, features, {}, {"unusable": dropped} if dropped else {})
+    stretches, unusable = _Stretches(settings.training.max_records), 0
+    for columns, dropped in read_one_by_one(patterns, _schema(settings, features)):
+        stretches.add(columns)
+        unusable += dropped
+    return TrainingData(
+        Columns.concat(stretches.kept), features, {}, Counter(unusable=unusable) + stretches.passed_over
+    )
 
 
 def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progress: Progress) -> TrainingData:
@@ -80,31 +85,41 @@ def _from_topics(settings: DetectorSettings, broker: Broker, now_ms: int, progre
         dropped.update(str(letter.reason) for letter in letters)
         read += len(batch)
         progress(min(1.0, read / (window.records or read or 1)), f"{read:,} records read")
-    if stretches.passed_over:
-        dropped[PASSED_OVER] = stretches.passed_over
-    return TrainingData(Columns.concat(stretches.kept), features, ends, dropped)
+    return TrainingData(Columns.concat(stretches.kept), features, ends, dropped + stretches.passed_over)
 
 
 class _Stretches:
-    """Records in the order in which they were read, at most so many: where there are more, every other stretch of the
-    older ones goes, again and again, so that what is left is spread over all of them.
-
-    The newest are kept whole, as they calibrate; what follows one another stays together, as windows need it.
-    """
+    """Records in the order in which they were read, at most so many. Where there are more, of the older three quarters
+    every second stretch is kept, or every fourth, and so on; the newest are kept whole, as they calibrate. What follows
+    one another stays together, as windows need it."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self.kept: list[Columns] = []
-        self.passed_over = 0
+        self.passed_over = Counter[str]()
+        self._most, self._size = most, max(1, most // STRETCHES)
+        self._numbered: list[tuple[int, Columns]] = []
+        self._number = count()
+        self._every = 1
+
+    @property
+    def kept(self) -> list[Columns]:
+        return [columns for _, columns in self._numbered]
 
     def add(self, columns: Columns) -> None:
         """Takes in the next records."""
-        size = max(1, self._most // STRETCHES)
-        self.kept += [columns.take(slice(start, start + size)) for start in range(0, len(columns), size)]
-        while sum(map(len, self.kept)) > self._most:
-            older = self.kept[: len(self.kept) * 3 // 4]
-            self.passed_over += sum(map(len, older[::2]))
-            self.kept = [*older[1::2], *self.kept[len(older) :]]
+        for start in range(0, len(columns), self._size):
+            self._numbered.append((next(self._number), columns.take(slice(start, start + self._size))))
+            while sum(map(len, self.kept)) > self._most:
+                self._thin()
+
+    def _thin(self) -> None:
+        newest = len(self._numbered) * 3 // 4
+        gone = [columns for number, columns in self._numbered[:newest] if number % self._every]
+        if not gone:
+            self._every *= 2
+            return
+        self.passed_over[PASSED_OVER] += sum(map(len, gone))
+        older = [(number, columns) for number, columns in self._numbered[:newest] if number % self._every == 0]
+        self._numbered = older + self._numbered[newest:]
 
 
 def _sample(batches: Iterator[RawBatch]) -> list[RawBatch]:

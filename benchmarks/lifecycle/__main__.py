@@ -10,6 +10,7 @@ service      the second half of the recording, judged by a version that is never
 feedback     twenty labelled false alarms of one of two entities.
 change       a daemon on an embedded broker and a stream that changes for good, with an attack in it: made up, and out
              of the suite.
+pace         how much later alerts come while a training runs beside the daemon.
 kills        three replicas; a trainer is killed -9 at moments drawn at random, and versions take over.
 
 The result is JSON on the last line; what each retraining said is on standard error.
@@ -32,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import structlog
 
-from benchmarks.lifecycle import change, kills, labels, retrainings, service
+from benchmarks.lifecycle import change, kills, labels, pace, retrainings, service
 from benchmarks.lifecycle.machine import Machine
 
 Part = Callable[[Machine, argparse.Namespace], dict[str, Any]]
@@ -88,6 +89,7 @@ _PARTS: Mapping[str, Part] = {
     "service": lambda machine, _: service.figures(machine),
     "feedback": lambda machine, _: labels.figures(machine),
     "change": _change,
+    "pace": lambda machine, _: pace.figures(machine, machine.folder / "pace"),
     "kills": lambda machine, arguments: kills.killed(machine, machine.folder / "kills", arguments.kills),
 }
 

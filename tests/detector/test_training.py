@@ -161,3 +161,20 @@ def test_silence_is_worth_telling_where_all_entities_report_to_the_end(
 ) -> None:
     values = [value for number, value in enumerate(records(3_000)) if number % 3 or number < stops_at]
     assert steady(gathered(settings(tmp_path), values).columns) == expected
+
+
+def test_of_more_records_in_files_than_memory_is_to_hold_the_newest_and_some_of_the_older_are_taken(
+    tmp_path: Path,
+) -> None:
+    for number in range(4):
+        part = records(900, start=900 * number)
+        (tmp_path / f"past-{number}.ndjson").write_bytes(b"\n".join([*part, b"broken"]))
+    chosen = settings(tmp_path, training={"files": [str(tmp_path / "past-*.ndjson")], "max_records": 1_200})
+    data = gather(chosen, broker_with([]), now_ms=START_MS)
+    taken = len(data.columns)
+    assert 600 <= taken <= 1_200
+    assert data.dropped == {"unusable": 4, "passed over": 3_600 - taken}
+    minutes = (data.columns.time - START_MS) // 60_000
+    assert minutes.max() == 1_199
+    assert minutes.min() < 300
+    assert np.diff(np.unique(minutes)).max() < 400, "they are spread over all of them"
