@@ -23,8 +23,8 @@ TRAINED, QUIET_S, MOST_S = 30_000, 40.0, 300.0
 
 
 def figures(machine: Machine, folder: Path) -> dict[str, Any]:
-    """Milliseconds from a record's arrival to that of the alert it opens, by the clocks of their producers, in quiet and
-    while trainings run one after the other; and the ratio of the 99th percentiles."""
+    """Milliseconds from a record's arrival to that of the alert it opens, by their producers' clocks, in quiet and
+    while a training runs; and the ratio of the 99th percentiles."""
     values = machine.recording.values[: machine.recording.half].copy()
     first = TRAINED // ENTITIES
     values[first::EVERY] *= 5.0

@@ -105,9 +105,9 @@ class SideBySide:
             )
         if version.far_share > STRANGE and version.far_share > WORSE * other.far_share:
             reasons.append(
-                f"{version.far_share:.1%} of the live records, in the median of stretches of {version.records}, are "
-                f"less likely than 1 in 1,000 to it, {other.far_share:.1%} to the other version: it was trained on "
-                f"other records than these. Expected at most {STRANGE:.0%}."
+                f"{version.far_share:.1%} of a typical stretch of the {version.records} live records is less likely "
+                f"than 1 in 1,000 to it, {other.far_share:.1%} to the other version: it was trained on other records "
+                f"than these. Expected at most {STRANGE:.0%}."
             )
         figures = {"records": version.records, **version.figures(), **other.figures("champion ")}
         return Finding(version.records, reasons, figures)
