@@ -18,7 +18,7 @@ from detector.errors import OffnominalError
 from detector.trainings import Request, Trainings
 
 REPLICAS, ENTITIES = 3, 6
-TRAINED = 4_000
+TRAINED = 12_000
 ROWS_PER_S = 15.0
 SWAPS = 5
 LATEST_S, STARTS_S, SETTLES_S = 45.0, 60.0, 120.0
@@ -33,7 +33,7 @@ def killed(machine: Machine, folder: Path, kills: int) -> dict[str, Any]:
     changes: dict[str, Any] = {
         "training": {"records": TRAINED, "on_drift": False},
         "promotion": {"shadow": 500, "watch": 500, "wait": "60s"},
-        "alerts": {"topic": "telemetry-alerts", "rate": 0.001, "quiet_for": "10m", "silence": False},
+        "alerts": {"topic": "telemetry-alerts", "rate": 0.01, "quiet_for": "10m", "silence": False},
     }
     with live(folder, machine.recording.values, entities=ENTITIES, **changes) as stage:
         stage.send(TRAINED // ENTITIES)
