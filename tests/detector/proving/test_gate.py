@@ -132,3 +132,11 @@ def test_the_order_of_records_and_of_calls_does_not_matter(
     champion: Bundle, other: Bundle, recent: Columns, chosen: DetectorSettings, tmp_path: Path
 ) -> None:
     assert judged(other, champion, recent, chosen) == judged(other, champion, recent, chosen)
+
+
+def test_where_the_stream_has_changed_nothing_is_asked_of_what_the_champion_would_generate(
+    champion: Bundle, other: Bundle, recent: Columns, chosen: DetectorSettings
+) -> None:
+    changed = compare(other, champion, recent, chosen, changed=True)
+    assert [name for name in judged(other, champion, recent, chosen).figures if name.endswith("generated")]
+    assert not [name for name in changed.figures if name.endswith("generated")]

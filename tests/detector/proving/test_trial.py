@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from consumers.batch import RawBatch
@@ -68,4 +69,14 @@ def test_a_version_that_alarms_twice_as_often_as_promised_is_told_where_the_othe
     for batch in live():
         both.judge(batch)
     both._version.alarms, both._other.alarms = alarms, others  # of 20 promised
+    assert bool(both.finding().reasons) == told
+
+
+@pytest.mark.parametrize(("others", "told"), [(0.0, True), (0.3, True), (0.9, False)])
+def test_strange_records_speak_against_a_version_only_where_they_are_less_strange_to_the_other(
+    champion: Bundle, tmp_path: Path, others: float, told: bool
+) -> None:
+    both = SideBySide(settings(tmp_path), champion, champion, 1)
+    turns = np.arange(1_000) % 10
+    both._version.far, both._other.far = [np.ones(1_000, np.bool_)], [turns < 10 * others]
     assert bool(both.finding().reasons) == told
