@@ -69,8 +69,6 @@ def challenger(
     data = data._replace(columns=cleaned.columns)
     starts = [None, *_starts(settings, store, champion)]
     candidates = list(_candidates(data, settings, created, starts, cleaned, labels, champion, progress))
-    if not candidates:
-        raise TrainingError("no model could be fitted")
     return min(candidates, key=_rank), champion
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Live:
         """Until all replicas serve. Raises `TimeoutError` where they do not."""
         self.until(lambda: all(self._phase(name) == "serving" for name in self._replicas), READY_S)
 
-    def until(self, there: Any, seconds: float) -> bool:
+    def until(self, there: Callable[[], bool], seconds: float) -> bool:
         """Waits until it is there; whether it is."""
         deadline = time.monotonic() + seconds
         while not there():

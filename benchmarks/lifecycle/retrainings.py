@@ -29,7 +29,6 @@ class Run(NamedTuple):
     outcome: str
     serves: bool
     reasons: list[str]
-    trained_from: str | None = None
 
 
 def bad(machine: Machine, suite: Path | None) -> Iterator[Run]:
@@ -73,7 +72,7 @@ def _swapped(machine: Machine, rows: Rows, chance: np.random.Generator, suite: P
 
 
 def _units(machine: Machine, rows: Rows, chance: np.random.Generator, suite: Path | None, seed: int) -> Rows:
-    """One field that varies in another unit, from some row on or from the first."""
+    """One field that varies in another unit."""
     spread = np.diff(np.quantile(machine.recording.values[:TRAINED], [0.05, 0.95], axis=0), axis=0)[0]
     field = chance.choice(np.flatnonzero(spread > 0))
     spoiled = rows.copy()

@@ -89,11 +89,8 @@ def _counts(**left_out: NDArray[np.bool_]) -> dict[str, int]:
 
 def _inside(columns: Columns, spans: Spans) -> NDArray[np.bool_]:
     inside = np.zeros(len(columns), np.bool_)
-    names, number = np.unique(columns.entity, return_inverse=True)
     for entity, periods in spans.items():
-        own = np.ones(len(columns), np.bool_) if entity == "" else number == np.flatnonzero(names == entity).sum()
-        if entity and entity not in names:
-            continue
+        own = np.full(len(columns), True) if entity == "" else columns.entity == entity
         for begin, end in periods:
             inside |= own & (columns.time >= begin) & (columns.time <= end)
     return inside
