@@ -102,6 +102,8 @@ class GenerativeModel(nn.Module, ABC):
     """The word for it in settings and manifests."""
     is_density: ClassVar[bool]
     """Whether `score` is an exact −log p(x), which integrates to 1 over numeric columns."""
+    window: ClassVar[int]
+    """Records of its entity that it looks at, the newest included, where the settings say nothing."""
     sizes: ClassVar[tuple[str, ...]]
     """The arguments that a model shares with one that it goes on from; where it has None, it takes the other's."""
 
@@ -156,6 +158,11 @@ class GenerativeModel(nn.Module, ABC):
     @abstractmethod
     def _explained(self, x: Tensor) -> Explanation:
         """`explain` for a few rows, of a model on the CPU in float64."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(n, window, d) -> (n, k): where rows lie in what the model takes for the space behind them; the rows
+        themselves, flattened, where it has none."""
+        return x.flatten(1)
 
     @abstractmethod
     def sample(self, n: int, *, seed: int) -> Tensor:

@@ -42,6 +42,7 @@ class GaussianMixture(GenerativeModel):
 
     kind: ClassVar[str] = "gmm"
     is_density: ClassVar[bool] = True
+    window: ClassVar[int] = 2
     sizes: ClassVar[tuple[str, ...]] = ("components", "covariance")
 
     weights: Tensor

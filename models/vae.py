@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from models.base import (
     ORDINARY,
-    Explanation,
     FitReport,
     GenerativeModel,
     Layout,
@@ -21,8 +20,9 @@ from models.base import (
     seeded,
     silent,
 )
-from models.columns import discrete_columns, units
+from models.columns import discrete_columns
 from models.fitting import check_rows, initialise, perceptron, rehearsed, scored, train
+from models.replacing import MAX_REPLACED, Replacing
 
 _MIN_ROWS = 32
 _WARM_UP = 0.3  # share of the training in which the weight of the KL term rises from 0 to 1
@@ -34,13 +34,12 @@ _UNSEEN = 50.0  # nats that a value costs that no training row had
 _LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns
 _POSTERIOR_LOG_VARIANCE = (-10.0, 2.0)
 _TYPICAL = 3.0  # deviations of the prior within which explanations look for what is normal
-_MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
 _REGRESSED = 10_000  # rows that the decoder's last layer is regressed on, at most
 _REGRESSION_RIDGE = 10.0  # rows that say every weight is zero
 _TINY = 1e-12
 
 
-class VariationalAutoencoder(GenerativeModel):
+class VariationalAutoencoder(Replacing):
     """p(x) = ∫ p(x | z) p(z) dz over a latent z of standard normal prior, for the flattened window.
 
     p(x | z): numeric columns are Gaussian along their principal axes, with one learned variance an axis; binary
@@ -51,6 +50,7 @@ class VariationalAutoencoder(GenerativeModel):
 
     kind: ClassVar[str] = "vae"
     is_density: ClassVar[bool] = False
+    window: ClassVar[int] = 4
     sizes: ClassVar[tuple[str, ...]] = ("latent", "hidden")
 
     discrete: Tensor
@@ -69,8 +69,6 @@ class VariationalAutoencoder(GenerativeModel):
     """(discrete,): what the decoder adds to; the log-odds, or in a one-hot block the logarithm, of the frequency."""
     noise: Tensor
     """(draws, 1, latent)"""
-    ordinary: Tensor
-    """(): the training score at which nothing is left to explain."""
 
     def __init__(
         self,
@@ -136,6 +134,9 @@ class VariationalAutoencoder(GenerativeModel):
         z = mean + (0.5 * log_variance).exp() * self.noise  # (draws, n, latent)
         log_ratio = 0.5 * (self.noise.square() - z.square() + log_variance).sum(-1)  # log p(z) - log q(z | x)
         return math.log(len(z)) - (log_ratio - self._surprise(numeric, discrete, z)).logsumexp(0)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self._encode(*self._parts(x))[0]
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         model, generator = copy.deepcopy(self).cpu(), seeded(seed)
@@ -265,54 +266,11 @@ class VariationalAutoencoder(GenerativeModel):
         binary, *one_hot = torch.split(logits, self._widths, -1)
         return torch.cat([binary.sigmoid(), *(block.softmax(-1) for block in one_hot)], dim=-1)
 
-    def _explained(self, x: Tensor) -> Explanation:
-        """Replaces columns (one-hot blocks as a whole) one after another by what the model expects there given all
-        columns not replaced, always the one that lowers the score most, until the record is as likely as normal ones
-        are. A column's share is what it would cost to put it back alone: almost nothing for one that was replaced only
-        because it did not go with corrupted ones."""
-        together = units(self.layout)
-        current, score = x.clone(), self.score(x)
-        replaced = torch.zeros(len(x), self.layout.columns, dtype=torch.bool)
-        active = torch.arange(len(x))
-        for _ in range(min(_MAX_REPLACED, len(together))):
-            tried = replaced[active] | together[self._best_unit(current[active], replaced[active], together)]
-            trial = self._with_expected(current[active], tried)
-            after = self.score(trial)
-            better = after < score[active]
-            active, tried, trial, after = active[better], tried[better], trial[better], after[better]
-            current[active], score[active], replaced[active] = trial, after, tried
-            active = active[after > self.ordinary]
-            if not len(active):
-                break
-        expected = torch.where(replaced, current[:, -1], self._expected(current, replaced))
-        return Explanation(self._share(x, current, replaced, together), expected)
-
-    def _share(self, x: Tensor, current: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
-        """(n, d): what it costs to put each replaced unit back, spread over its columns by how much they change."""
-        row, unit = (replaced.unsqueeze(1) & units).any(-1).nonzero().unbind(1)
-        back = current[row]
-        back[:, -1] = torch.where(units[unit], x[row, -1], back[:, -1])
-        cost = self.score(self._with_expected(back, replaced[row] & ~units[unit])) - self.score(current)[row]
-        change = ((x - current)[row, -1].abs() + _TINY) * units[unit]
-        spread = change / change.sum(1, keepdim=True) * cost.clamp_min(0.0).unsqueeze(1)
-        share = torch.full(replaced.shape, _TINY, dtype=x.dtype).index_add(0, row, spread)
-        return share / share.sum(1, keepdim=True)
-
-    def _best_unit(self, x: Tensor, replaced: Tensor, units: Tensor) -> Tensor:
-        """(n,): the unit whose replacement makes the record, with the z that it is encoded to, most likely."""
-        trials = x.unsqueeze(1).repeat(1, len(units), 1, 1)
-        trials[:, :, -1] = torch.where(units, self._expected(x, replaced).unsqueeze(1), trials[:, :, -1])
-        numeric, discrete = self._parts(trials.flatten(0, 1))
+    def _rough_score(self, x: Tensor) -> Tensor:
+        """By the z alone that the record is encoded to."""
+        numeric, discrete = self._parts(x)
         mean, _ = self._encode(numeric, discrete)
-        surprise = self._surprise(numeric, discrete, mean) + 0.5 * mean.square().sum(-1)
-        taken = (replaced.unsqueeze(1) & units).any(-1)
-        return surprise.view(taken.shape).masked_fill(taken, math.inf).argmin(1)
-
-    def _with_expected(self, x: Tensor, replaced: Tensor) -> Tensor:
-        """x with the replaced columns of the record as they are expected."""
-        x = x.clone()
-        x[:, -1] = torch.where(replaced, self._expected(x, replaced), x[:, -1])
-        return x
+        return self._surprise(numeric, discrete, mean) + 0.5 * mean.square().sum(-1)
 
     def _expected(self, x: Tensor, replaced: Tensor) -> Tensor:
         """(n, d): conditional expectations at the z that x is encoded to: of the replaced columns jointly given the
@@ -323,7 +281,7 @@ class VariationalAutoencoder(GenerativeModel):
         hessian = own @ own.T
         gradient = ((numeric - centre) * (-0.5 * self._bounded_log_variance()).exp()) @ own.T
         numeric_replaced = replaced & (hessian.diagonal() > 0)
-        chosen, column = numeric_replaced.to(x.dtype).topk(min(_MAX_REPLACED, self.layout.columns))  # (n, r)
+        chosen, column = numeric_replaced.to(x.dtype).topk(min(MAX_REPLACED, self.layout.columns))  # (n, r)
         system = hessian[column.unsqueeze(2), column.unsqueeze(1)] * chosen.unsqueeze(2) * chosen.unsqueeze(1)
         joint = torch.linalg.solve(system + (1.0 - chosen).diag_embed(), gradient.gather(1, column) * chosen)
         joint = torch.zeros_like(gradient).scatter(1, column, joint)
