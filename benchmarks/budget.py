@@ -36,7 +36,7 @@ BUDGET = 3.0
 BAND = (1.5, 6.0)
 AFTERMATH = 16
 """Rows after a labelled event that count as part of it."""
-MODELS = ("gmm", "vae", "gmm+vae")
+MODELS = ("auto", "gmm", "vae", "gmm+vae")
 MINUTE_MS = 60_000.0
 
 Pace = Callable[[int, int], NDArray[np.int64]]
@@ -120,7 +120,7 @@ def settings_for(recording: Recording, models: str) -> DetectorSettings:
             "kafka": {"bootstrap": "127.0.0.1:1"},
             "stream": {"topics": ["rows"]},
             "features": list(recording.metrics),
-            "models": [{"type": model} for model in models.split("+")],
+            "models": "auto" if models == "auto" else models.split("+"),
             "alerts": {"topic": "alerts", "false_alarms": f"{BUDGET:g}/day"},
         }
     )

@@ -86,7 +86,7 @@ def stages_of(entities: int) -> dict[str, Callable[[], Any]]:
     visits = table.locate(batch.entity)
     x, late = EntityHistory(bundle.encoder, settings.window.late_for).windows(batch, visits)
     scores = scorer.score(x)
-    _, nats = bundle.calibration.nats(scores)
+    nats = bundle.calibration.nats(scores)
     allowance, levels, incidents = Allowance(service.budget, 1.0), Levels(service.start), Incidents(settings.alerts)
     novelty, silence = Novelty(service.rules), SilenceWatch()
     rates = allowance.rates(batch.time)

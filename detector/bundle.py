@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from typing import Annotated, Any, Literal, Self
@@ -35,7 +35,7 @@ from detector.proving.profile import FieldProfile
 from models.base import GenerativeModel, Layout
 from models.registry import build
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _SOFTWARE = ("torch", "numpy", "scikit-learn")
 _MISFITS = (
@@ -54,6 +54,8 @@ class ModelRecord(_Part):
 
     kind: str
     arguments: dict[str, Any]
+    window: int
+    """Records that it looks at, the newest of the version's window."""
     valid_score: float
     details: dict[str, float | int | str]
 
@@ -140,6 +142,8 @@ class Manifest(_Part):
     steady: bool
     """Whether nearly all entities of the training records reported to the end: one that stops is then worth telling."""
     models: list[ModelRecord]
+    choice: str
+    """Why these models, where the settings left it open, and whether what came before a record counts."""
     layout: dict[str, Any]
     features: dict[str, Any]
     software: dict[str, str]
@@ -171,8 +175,8 @@ class Bundle:
             ("stream.entity", made.entity, asked.entity),
             ("stream.timestamp", made.timestamp, asked.timestamp),
             ("calibration.by", made.calibrated_by, settings.calibration.by),
-            ("window.length", self.encoder.window, settings.window.length),
-            ("models", sorted(self.models), sorted(model.type for model in settings.models)),
+            *([("window.length", self.encoder.window, length)] if (length := settings.window.length) else []),
+            *([("models", sorted(self.models), models)] if (models := settings.chosen) else []),
         )
         differences = [f"{key} {was!r}, not {now!r}" for key, was, now in told if was != now]
         if settings.features != "auto" and tuple(settings.features) != self.encoder.features:
@@ -216,8 +220,14 @@ class Bundle:
         layout = Layout.from_json(manifest.layout)
         if layout != encoder.layout:
             raise ValueError("features and models disagree on the columns")
+        if too_long := [it.kind for it in manifest.models if not 1 <= it.window <= layout.window]:
+            raise ValueError(f"model '{too_long[0]}' looks at more records than the window has, or at none")
         models = {
-            record.kind: _model(record, layout, safetensors.torch.load(files[f"model-{record.kind}.safetensors"]))
+            record.kind: _model(
+                record,
+                replace(layout, window=record.window),
+                safetensors.torch.load(files[f"model-{record.kind}.safetensors"]),
+            )
             for record in manifest.models
         }
         calibration = Calibration.from_arrays(safetensors.numpy.load(files["calibration.safetensors"]), list(models))

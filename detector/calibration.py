@@ -2,26 +2,31 @@
 
 A model's score says how unlikely a record is under that model, in units of its own. `ScoreScale` turns it into nats,
 −ln p with p the share of normal records that score at least as high, so that models become comparable; `Calibration`
-combines several models to one such number. Which p-value is an alarm is decided in `detector.level`.
+combines several models, and the averages of what they said lately, to one such number. Which p-value is an alarm is
+decided in `detector.level`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consumers.compiled import compiled
+from detector.averages import HALF_LIVES, Usual
 from detector.errors import NotEnoughRows
 
 TAIL_SHARE = 0.1
 """Share of the calibration rows, the highest scores, that the tail is fitted to."""
 SHAPE_RANGE = (0.05, 0.5)
 """Bounds of the tail's shape: above 0, so that huge scores do not run away; at most 1/2, so that they keep an order."""
+WEIGHTS = (0.5, 1.0, 0.5, 0.25)
+"""How much the record itself counts, and the average of each of `HALF_LIVES`: a slower one half as much as the one
+before, as it goes on longest after an incident is over."""
 
 
 def rows_needed(rate: float) -> int:
@@ -66,6 +71,17 @@ class ScoreScale:
         nats[beyond] += self._tail(scores[beyond]) - self._tail(self.sorted_scores[-1])
         return nats
 
+    def graded(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """As `nats`, but by the tail from where it starts: no two scores beyond are the same, though between the
+        highest calibration scores p is no conformal p-value. For what is calibrated once more."""
+        start = -math.log((len(self.sorted_scores) - self._below_tail + 1) / (len(self.sorted_scores) + 1))
+        return np.minimum(self.nats(scores), start) + self._tail(scores)
+
+    @cached_property
+    def _below_tail(self) -> int:
+        """Calibration scores below `tail_start`."""
+        return int(np.searchsorted(self.sorted_scores, self.tail_start, side="left"))
+
     def score_at(self, rate: float) -> float:
         """The least score whose p-value is at most `rate`."""
         n = len(self.sorted_scores)
@@ -106,51 +122,81 @@ class Calibration:
     """The scores of all models of a detector, turned into one −ln p a record.
 
     With several models the mean of their nats (Fisher's statistic, 1925) is calibrated once more on the same rows: the
-    p-value holds whatever the dependence between the models, because that dependence is in the calibration rows too.
+    p-value holds whatever the dependence between the models, because that dependence is in the calibration rows too. So
+    it is with the averages of what they said lately (`detector.averages`), where records have an order: each has a
+    scale of its own, and their mean, weighted by `WEIGHTS`, is calibrated once more.
     """
 
     scales: Mapping[str, ScoreScale]
+    """Of each model."""
+    slow: Mapping[str, tuple[ScoreScale, ...]]
+    """Of each model's averages, by half-life; empty where records have no order."""
+    alone: ScoreScale | None
+    """Of a record for itself; None where a single model says it."""
     combined: ScoreScale | None
+    """Of a record with what came before it; None where that does not count."""
+    usual: Usual
+    """Where averages begin."""
 
     @classmethod
-    def fit(cls, scores: Mapping[str, NDArray[np.floating]]) -> Calibration:
-        """Calibration on the scores (n,) of each model for the same n rows, unseen by all of them."""
+    def fit(
+        cls, scores: Mapping[str, NDArray[np.floating]], averages: NDArray[np.float64] | None = None
+    ) -> Calibration:
+        """Calibration on the scores (n,) of each model for the same n rows, unseen by all of them; where rows have an
+        order, with the averages (m, half-lives, n) at each."""
+        usual = Usual.of(np.stack([*scores.values()]))
         scales = {name: ScoreScale.fit(column) for name, column in scores.items()}
-        if len(scales) == 1:
-            return cls(scales, None)
-        nats = np.stack([scales[name].nats(column) for name, column in scores.items()])
-        return cls(scales, ScoreScale.fit(nats.mean(axis=0)))
+        slow = {} if averages is None else dict(zip(scores, map(_fitted, averages), strict=True))
+        found = cls(scales, slow, None, None, usual)
+        by_model = found.by_model(np.stack([*scores.values()]))
+        alone = ScoreScale.fit(by_model.mean(axis=0)) if len(scales) > 1 else None
+        combined = None if averages is None else ScoreScale.fit(found._with_past(by_model, averages))
+        return replace(found, alone=alone, combined=combined)
 
     @property
     def rows(self) -> int:
         """Calibration rows this rests on."""
-        return len(next(iter(self.scales.values())).sorted_scores)
+        return len(self._last.sorted_scores)
 
     def interval(self, rate: float, *, seed: int = 0) -> tuple[float, float]:
         """Between which rates the share of records beyond the p-value `rate` lies, as nine in ten bootstrap samples of
         the calibration rows have it (Efron, Annals of Statistics 1979). Holds for records like these, before the online
         level corrects it."""
-        chance = np.random.default_rng(seed)
-        scale = self.combined or next(iter(self.scales.values()))
+        chance, scale = np.random.default_rng(seed), self._last
         samples = (chance.choice(scale.sorted_scores, self.rows) for _ in range(_BOOTSTRAPS))
         beyond = [scale.rate_beyond(ScoreScale.fit(sample).score_at(rate)) for sample in samples]
         low, high = np.quantile(beyond, [0.05, 0.95])
         return float(low), float(high)
 
-    def nats(self, scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores (m, n), a row a model in the order of `scales`, to nats of each (m, n) and of all together (n,)."""
-        each = np.stack([scale.nats(row) for scale, row in zip(self.scales.values(), scores, strict=True)])
-        return each, each[0] if self.combined is None else self.combined.nats(each.mean(axis=0))
+    def by_model(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Scores (m, n), a row a model in the order of `scales`, to nats of each (m, n)."""
+        return np.stack([scale.graded(row) for scale, row in zip(self.scales.values(), scores, strict=True)])
+
+    def nats(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Scores (m, n) of records for themselves to −ln p (n,), whatever came before them."""
+        if self.alone is None:
+            return next(iter(self.scales.values())).nats(scores[0])
+        return self.alone.nats(self.by_model(scores).mean(axis=0))
+
+    def nats_in_time(
+        self, scores: NDArray[np.floating], by_model: NDArray[np.float64], averages: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Scores (m, n), the nats of each, and the averages (m, half-lives, n) at each record, to −ln p (n,)."""
+        return self.nats(scores) if self.combined is None else self.combined.nats(self._with_past(by_model, averages))
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
         """Everything fitted, by name."""
         return {
-            f"{name}.{part}": array
-            for name, scale in self._named()
-            for part, array in (
-                ("sorted_scores", scale.sorted_scores),
-                ("tail", np.array([scale.tail_start, scale.shape, scale.scale])),
-            )
+            "usual.mean": self.usual.mean,
+            "usual.most": self.usual.most,
+            **{
+                f"{name}.{part}": array
+                for name, scale in self._named()
+                for part, array in (
+                    ("sorted_scores", scale.sorted_scores),
+                    ("tail", np.array([scale.tail_start, scale.shape, scale.scale])),
+                )
+            },
         }
 
     @classmethod
@@ -160,12 +206,48 @@ class Calibration:
         def scale(name: str) -> ScoreScale:
             return ScoreScale(arrays[f"{name}.sorted_scores"], *map(float, arrays[f"{name}.tail"]))
 
-        return cls({name: scale(name) for name in models}, scale(_COMBINED) if len(models) > 1 else None)
+        ordered = f"{_COMBINED}.tail" in arrays
+        return cls(
+            {name: scale(name) for name in models},
+            {name: tuple(scale(_average(name, at)) for at in HALF_LIVES) for name in models if ordered},
+            scale(_ALONE) if len(models) > 1 else None,
+            scale(_COMBINED) if ordered else None,
+            Usual(arrays["usual.mean"], arrays["usual.most"]),
+        )
 
-    def _named(self) -> list[tuple[str, ScoreScale]]:
-        return [*self.scales.items(), *([(_COMBINED, self.combined)] if self.combined else [])]
+    @property
+    def _last(self) -> ScoreScale:
+        """By which p-values are read off in the end."""
+        return self.combined or self.alone or next(iter(self.scales.values()))
+
+    def _with_past(self, by_model: NDArray[np.float64], averages: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The weighted mean (n,) of the nats of records (m, n) and of averages (m, half-lives, n), over all models."""
+        found, weights = by_model.mean(axis=0) * WEIGHTS[0], WEIGHTS[1:]
+        for scales, of_model in zip(self.slow.values(), averages, strict=True):
+            for scale, weight, average in zip(scales, weights, of_model, strict=True):
+                found += weight / len(averages) * scale.graded(average)
+        mean: NDArray[np.float64] = found / sum(WEIGHTS)
+        return mean
+
+    def _named(self) -> Iterator[tuple[str, ScoreScale]]:
+        yield from self.scales.items()
+        for name, scales in self.slow.items():
+            yield from ((_average(name, at), scale) for at, scale in zip(HALF_LIVES, scales, strict=True))
+        if self.alone is not None:
+            yield _ALONE, self.alone
+        if self.combined is not None:
+            yield _COMBINED, self.combined
 
 
+def _fitted(averages: NDArray[np.float64]) -> tuple[ScoreScale, ...]:
+    return tuple(map(ScoreScale.fit, averages))
+
+
+def _average(model: str, half_life: float) -> str:
+    return f"{model} over {half_life:g}"
+
+
+_ALONE = "alone"
 _COMBINED = "combined"
 _BOOTSTRAPS = 100
 _CELLS = 1024

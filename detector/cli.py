@@ -150,6 +150,21 @@ def generate(
 
 
 @app.command()
+def inspect(
+    config: Config,
+    version: Annotated[str | None, typer.Option(help="A version other than the champion.")] = None,
+    records: Annotated[int | None, typer.Option(min=1, help="The last so many records of the topics.")] = None,
+    output: Annotated[Path, typer.Option(help="HTML report to write.")] = Path("offnominal-inspection.html"),
+    json: Json = False,
+) -> None:
+    """Write a report of what a version's models know: likelihood, latent space, calibration, samples."""
+    settings = _load(config)
+    from detector.commands.inspect import inspect_version
+
+    inspect_version(settings, version=version, records=records, output=output, as_json=json)
+
+
+@app.command()
 def run(
     config: Config,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Score and print alerts; publish nothing.")] = False,

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from consumers.fields import join_path, split_path
 from consumers.settings import KafkaSettings, RegistrySettings, Settings
+from detector.config_models import ModelSettings
 from detector.config_service import (
     BatchSettings,
     DeadLetterSettings,
@@ -88,45 +89,14 @@ class FeatureSettings(Settings):
 class WindowSettings(Settings):
     """How much of an entity's past a model sees."""
 
-    length: int = Field(default=2, ge=1, le=256)
-    """Records of one entity that are scored together: the newest and length - 1 before it."""
+    length: int | None = Field(default=None, ge=1, le=256)
+    """Records of one entity that are scored together: the newest and length - 1 before it. Where none is given, as many
+    as each model looks at by nature, and the newest alone where records have no order."""
     max_entities: int = Field(default=100_000, ge=1)
     """Entities remembered per partition; beyond it the one not seen for longest is forgotten."""
     late_for: Duration = 600.0
     """A record up to so much behind its entity's newest is put in its place; one farther behind is taken as a clock set
     back."""
-
-
-class GaussianMixtureSettings(Settings):
-    """Gaussian mixture, fitted by expectation-maximisation."""
-
-    type: Literal["gmm"]
-    """Says that this is a Gaussian mixture."""
-    components: int | None = Field(default=None, ge=1, le=256)
-    """Number of components; chosen by BIC up to `max_components` where none is given."""
-    max_components: int = Field(default=8, ge=1, le=256)
-    """Largest number of components tried."""
-    covariance: Literal["full", "diag", "tied"] = "full"
-    """Shape of the covariances."""
-
-
-class VariationalAutoencoderSettings(Settings):
-    """Variational autoencoder, trained on the evidence lower bound."""
-
-    type: Literal["vae"]
-    """Says that this is a variational autoencoder."""
-    latent: int = Field(default=8, ge=1, le=1024)
-    """Dimensions of the latent space."""
-    hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [64, 32]
-    """Widths of the encoder's layers; the decoder mirrors them."""
-    score: Literal["nll", "reconstruction"] = "nll"
-    """nll: importance-weighted bound on the negative log-likelihood. reconstruction: negative log-likelihood of the
-    record given its own encoding."""
-    epochs: int = Field(default=100, ge=1)
-    """Most passes over the training rows; training stops earlier when held-back rows stop gaining."""
-
-
-ModelSettings = Annotated[GaussianMixtureSettings | VariationalAutoencoderSettings, Field(discriminator="type")]
 
 
 class CalibrationSettings(Settings):
@@ -215,8 +185,12 @@ class DetectorSettings(Settings):
     """What a model sees of a record; `auto` infers names and kinds from the training records."""
     window: WindowSettings = WindowSettings()
     """How much of an entity's past a model sees."""
-    models: Annotated[list[ModelSettings], Field(min_length=1)] = [GaussianMixtureSettings(type="gmm")]
-    """Models to fit; with several, their calibrated scores combine to one decision under one budget."""
+    models: Annotated[
+        Annotated[Literal["auto"], Tag("auto")] | Annotated[list[ModelSettings], Field(min_length=1), Tag("list")],
+        Discriminator(_form),
+    ] = "auto"
+    """Models to fit; with several, their calibrated scores combine to one decision under one budget. In the file a bare
+    word means a model with its defaults; `auto` looks whether records have an order, and takes what is best then."""
     training: TrainingSettings = TrainingSettings()
     """Where training records come from, and when."""
     calibration: CalibrationSettings = CalibrationSettings()
@@ -251,6 +225,15 @@ class DetectorSettings(Settings):
             raise ValueError("Expected auto or a list of fields")
         return features
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _bare_types(cls, models: object) -> object:
+        if isinstance(models, list):
+            return [{"type": model} if isinstance(model, str) else model for model in models]
+        if models != "auto":
+            raise ValueError("Expected auto or a list of models")
+        return models
+
     @model_validator(mode="after")
     def _coherent(self) -> Self:
         if isinstance(self.features, list):
@@ -263,7 +246,7 @@ class DetectorSettings(Settings):
                 f"health.watchdog is {self.health.watchdog:g} s: expected at least {waits:g} s, four times "
                 "kafka.request_timeout_s, as a batch may have to wait for the broker so long"
             )
-        types = [model.type for model in self.models]
+        types = [] if self.models == "auto" else [model.type for model in self.models]
         if repeated := sorted({type_ for type_ in types if types.count(type_) > 1}):
             raise ValueError(f"models hold {', '.join(repeated)} more than once")
         written = (self.alerts.topic, self.dead_letter_topic, self.state_topic, self.feedback_topic)
@@ -290,6 +273,11 @@ class DetectorSettings(Settings):
         paths = {tuple(split_path(path)) for path in used if path}
         if within := sorted(path for path in paths for end in range(1, len(path)) if path[:end] in paths):
             raise ValueError(f"field '{join_path(within[0])}' lies within another one that is used: leave one out")
+
+    @property
+    def chosen(self) -> list[str] | None:
+        """The models by type in alphabetical order, where they are named."""
+        return None if self.models == "auto" else sorted(model.type for model in self.models)
 
     @property
     def segment(self) -> str | None:

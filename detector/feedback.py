@@ -37,6 +37,8 @@ MOST_KEPT = 10_000
 """Last words that are remembered, the newest."""
 MOST_BYTES = 50_000
 """Of the records that a message keeps, all together."""
+MOST_BEFORE = 16
+"""Records that led up to an alert that are kept where the window is each model's own: no model looks at more."""
 REACH = 10_000
 """Offsets before the source of an alert among which the records are looked for that led up to it."""
 SHORTEST = 6
@@ -217,7 +219,7 @@ def led_up(broker: Broker, settings: DetectorSettings, alert: Alert) -> list[Kep
     source, stream, size = alert.source, settings.stream, 0
     decode = decoder(Schema((), (), stream.entity, stream.timestamp), stream.format, stream.registry).decode
     first, end = max(0, source.offset + 1 - REACH), source.offset + 1
-    found = deque[tuple[datetime, Kept]](maxlen=settings.window.length)
+    found = deque[tuple[datetime, Kept]](maxlen=settings.window.length or MOST_BEFORE)
     try:
         for batch in broker.fetch({Partition(source.topic, source.partition): (first, end)}):
             columns, _ = decode(batch)

@@ -44,8 +44,9 @@ def draw(bundle: Bundle, n: int, seed: int, model: str | None = None) -> NDArray
     if kind not in bundle.models:
         known = ", ".join(bundle.models)
         raise SettingsError(f"Version {bundle.version} has no model '{kind}'. Expected one of {known}.")
-    windows = -(-n // bundle.encoder.window)
-    entities = _entities(bundle, windows)
+    window = bundle.models[kind].layout.window
+    windows = -(-n // window)
+    entities = _entities(bundle, windows, window)
     x = bundle.models[kind].sample(-(-windows // entities) * entities, seed=seed).numpy()
     return bundle.encoder.likeliest(x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
@@ -58,7 +59,7 @@ def to_columns(bundle: Bundle, x: NDArray[np.float32], seed: int) -> Columns:
     scored by its change adds up along an entity's records, beginning at 0.
     """
     (windows, window, d), encoder, manifest = x.shape, bundle.encoder, bundle.manifest
-    entities, apart_ms = _entities(bundle, windows), _apart_ms(manifest)
+    entities, apart_ms = _entities(bundle, windows, window), _apart_ms(manifest)
     step_ms = apart_ms * _population(bundle)
     ends = _ends(encoder, x[:, -1], manifest.data.last_ms, window * apart_ms, np.random.default_rng(seed))
     order = np.argsort(ends, kind="stable")
@@ -116,11 +117,11 @@ def _nested(paths: list[list[str]], row: tuple[Any, ...]) -> dict[str, Any]:
     return record
 
 
-def _entities(bundle: Bundle, windows: int) -> int:
-    """Whose windows so many are."""
+def _entities(bundle: Bundle, windows: int, window: int) -> int:
+    """Whose windows of that length so many are."""
     if bundle.manifest.entity is None:
         return 1
-    return windows if bundle.encoder.window > 1 else min(windows, _population(bundle))
+    return windows if window > 1 else min(windows, _population(bundle))
 
 
 def _population(bundle: Bundle) -> int:

@@ -93,7 +93,7 @@ def _value(variable: str, text: str) -> Any:
 
 def _told(item: Any) -> str:
     loc = item["loc"]
-    if loc[:1] == ("features",):
+    if loc[:1] in (("features",), ("models",)):
         loc = loc[:1] + loc[2:]  # without the tag of the union: a list or auto
     path = ".".join(map(str, loc)) or "settings"
     if item["type"] == "extra_forbidden":

@@ -13,6 +13,7 @@ from consumers.batch import Columns, Partition
 from consumers.compiled import compiled
 from consumers.faults import Fault
 from detector.alerts import severity_rank
+from detector.averages import Averages
 from detector.budget import Allowance, Budget
 from detector.bundle import Bundle
 from detector.config import AlertSettings, DetectorSettings
@@ -104,6 +105,7 @@ class PartitionMemory:
         self.entities, self._segments = EntityTable(most), EntityTable(most)
         self._history = EntityHistory(service.bundle.encoder, service.settings.window.late_for)
         self._allowance = Allowance(service.budget, share)
+        self._averages = Averages(service.bundle.calibration.usual)
         self._levels = Levels(service.start)
         self.incidents = Incidents(service.settings.alerts)
         self.outbreaks = _outbreaks(service.settings.alerts)
@@ -121,6 +123,7 @@ class PartitionMemory:
         self._service = service
         self._history.adopt(service.bundle.encoder)
         self._allowance.allot(service.budget, share)
+        self._averages.adopt(service.bundle.calibration.usual)
         self._levels.adopt(service.start)
         self._novelty.adopt(service.rules)
         self._keep_watched()
@@ -153,6 +156,7 @@ class PartitionMemory:
             "segments": self._segments.to_state(places),
             "history": self._history.to_state(slots),
             "allowance": self._allowance.to_state(),
+            "averages": self._averages.to_state(slots),
             "levels": self._levels.to_state(slots, slots if own else places),
             "incidents": self.incidents.to_state(slots),
             "outbreaks": self.outbreaks.to_state(slots),
@@ -196,6 +200,7 @@ class PartitionMemory:
         self._segments.restore(state["segments"])
         self._history.restore(state["history"])
         self._allowance.restore(state["allowance"])
+        self._averages.restore(state["averages"])
         self._levels.restore(state["levels"])
         self.incidents.restore(state["incidents"])
         self.outbreaks.restore(state["outbreaks"])
@@ -217,6 +222,10 @@ class PartitionMemory:
         found = self._novelty.update(columns, x[:, -1], faults)
         self._excuse(x, visits, found.gone)
         return Seen(columns, visits, x, late, [it for it in found.findings if not self._muted(it.opened.time)])
+
+    def average(self, seen: Seen, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The averages (m, half-lives, n) of what models said of the entities lately, with these scores (m, n)."""
+        return self._averages.update(scores, seen.visits)
 
     def decide(self, seen: Seen, nats: NDArray[np.float64]) -> tuple[Levelled, NDArray[np.float64]]:
         """What the level says of −ln p (n,), with the rates (n,) that were promised."""

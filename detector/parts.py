@@ -21,7 +21,7 @@ from detector.config import FeatureSettings
 from detector.errors import TrainingError
 from models.base import BlockKind
 
-CLIP = 20.0
+CLIP = 60.0
 """Scaled numbers end here."""
 MAX_CATEGORIES = 64
 """Most categories of a feature with a column of their own."""

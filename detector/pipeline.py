@@ -20,6 +20,7 @@ from consumers.decode import DeadLetterReason
 from consumers.decoding import decoder
 from consumers.faults import Fault, faults
 from detector.alerts import Alert
+from detector.averages import HALF_LIVES
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.entities import segments
@@ -260,8 +261,20 @@ class Pipeline:
                 *(part.x for part in seen.values()),
             ]
         )
-        x, by_model, nats = self._scored(x)
-        places = _places(seen)
+        x, scores = self._scored(x)
+        calibration, places = self._service.bundle.calibration, _places(seen)
+        by_model = calibration.by_model(scores)
+        averages = np.concatenate(
+            [
+                np.empty((len(scores), len(HALF_LIVES), 0)),
+                *(
+                    self._memory(partition).average(part, scores[:, places[partition]])
+                    for partition, part in seen.items()
+                ),
+            ],
+            axis=-1,
+        )
+        nats = calibration.nats_in_time(scores, by_model, averages)
         answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
         said, segment = concat([levelled for levelled, _ in answers]), segments(columns, self._settings.calibration.by)
         promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
@@ -276,12 +289,11 @@ class Pipeline:
             self._memory(partition).hush(part, of_part, doubted[places[partition]])
         return Judged(x, by_model, decision(nats, said, self._most_surprised(by_model)), promised, segment, hushed)
 
-    def _scored(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-        """Rows (n, window, d) as far as they count, what each model says of them (m, n), and what all together (n,)."""
+    def _scored(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rows (n, window, d) as far as they count, and each model's score of them (m, n)."""
         if not len(x):
-            return x, np.empty((len(self._service.bundle.models), 0)), np.empty(0)
-        x, scores = self._relevance.judge(x, self._scorer.score(x))
-        return x, *self._service.bundle.calibration.nats(scores)
+            return x, np.empty((len(self._service.bundle.models), 0), np.float32)
+        return self._relevance.judge(x, self._scorer.score(x))
 
     def _most_surprised(self, by_model: NDArray[np.float64]) -> NDArray[np.object_]:
         """The name (n,) of the model that said most of what they all said (m, n)."""
@@ -318,7 +330,11 @@ class Pipeline:
     def _again(self, columns: Columns, judged: Judged, amended: Sequence[Transition]) -> tuple[Columns, Judged]:
         """The records that are told of again, scored as they are now."""
         causes, again = np.array([it.row for it in amended], np.int64), [it.again for it in amended if it.again]
-        x, by_model, nats = self._scored(np.stack([it.x for it in again]))
+        x, scores = self._scored(np.stack([it.x for it in again]))
+        by_model, nats = (
+            self._service.bundle.calibration.by_model(scores),
+            self._service.bundle.calibration.nats(scores),
+        )
         decided = judged_again(judged.decided.take(causes), nats, self._most_surprised(by_model))
         rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes], 0)
         return told_again(columns.take(causes), again), rescored

@@ -87,7 +87,7 @@ class Reasoner:
             mended[beyond, -1] = self._encoder.replaced(
                 columns.take(beyond), x[beyond, -1], likeliest[beyond], named[beyond]
             )
-            _, nats = self._calibration.nats(self._scorer.score(mended[beyond]))
+            nats = self._calibration.nats(self._scorer.score(mended[beyond]))
             beyond = beyond[nats >= level[beyond]]
             if not len(beyond):
                 break

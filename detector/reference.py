@@ -73,8 +73,8 @@ def _group(group: type[BaseModel], values: dict[str, Any], indent: str) -> Itera
 
 def _item(group: type[BaseModel], indent: str, *, live: bool) -> Iterator[str]:
     """One item of a list with all its keys, as a comment where it is not part of the default."""
-    yield from _comment((group.__doc__ or "").partition("\n")[0], indent)
     mark = indent if live else f"{indent}# "
+    yield from _comment((group.__doc__ or "").partition("\n")[0], mark)
     lines = list(_group(group, _example(group), "  "))
     first = next(number for number, line in enumerate(lines) if not line.strip().startswith("#"))
     lines[: first + 1] = [line[2:] for line in lines[:first]] + ["- " + lines[first][2:]]

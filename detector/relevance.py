@@ -40,7 +40,7 @@ class Relevance:
         """
         if not len(self._encoder.restricted):
             return x, scores
-        each, nats = self._calibration.nats(scores)
+        each, nats = self._calibration.by_model(scores), self._calibration.nats(scores)
         rows = np.flatnonzero(nats >= SURPRISING)
         way = self._way_back(x[rows], each[:, rows].argmax(axis=0))
         rows, way = rows[way.any(axis=1)], way[way.any(axis=1)]
@@ -49,7 +49,7 @@ class Relevance:
             trial = x[rows]
             trial[:, -1] += np.float32(part) * way
             after = self._scorer.score(trial)
-            nats = self._calibration.nats(after)[1]
+            nats = self._calibration.nats(after)
             better = nats < least
             least[better], judged[rows[better]], scores[:, rows[better]] = nats[better], trial[better], after[:, better]
         return judged, scores

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 State = dict[str, Any]
 """Nested dictionaries, the keys of which are identifiers, of arrays and JSON values."""
 
-NAME, FORMAT = b"offnominal memory ", 1
+NAME, FORMAT = b"offnominal memory ", 2
 LEVEL = 1
 """Of compression: encoded rows are mostly noise, on which higher ones gain nothing."""
 MOST_INFLATED = 1 << 32

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from consumers.batch import Columns
+from detector.averages import Usual, averaged
 from detector.budget import Budget
 from detector.bundle import Bundle, DataWindow, Manifest, ModelRecord, Verdict, new_version, software_versions
 from detector.calibration import Calibration, rows_needed
+from detector.choice import Order, chosen, order_of
 from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, segments
 from detector.errors import SettingsError, TrainingError
@@ -25,8 +28,8 @@ from detector.proving.surprise import encode
 from detector.relevance import Relevance
 from detector.rhythm import READY
 from detector.training_data import TrainingData
-from models.base import FitReport, GenerativeModel, Progress, silent
-from models.registry import build
+from models.base import FitReport, GenerativeModel, Layout, Progress, silent
+from models.registry import KINDS, build
 from models.scorer import Device, Scorer, resolve_device
 
 VALIDATION_SHARE = 0.1
@@ -60,29 +63,31 @@ def train(
     if settings.segment and not any(map(bool, segments(columns, settings.segment).tolist())):
         raise TrainingError(f"calibration.by: none of {len(columns)} records has the field '{settings.segment}'.")
     encoder = FeatureEncoder.fit(
-        columns.take(np.sort(fitted)),
-        data.features,
-        window=settings.window.length,
-        time_zone=settings.training.timezone,
+        columns.take(np.sort(fitted)), data.features, window=1, time_zone=settings.training.timezone
     )
+    order = order_of(encode(encoder, columns, settings.window)[fitted, -1], columns.entity[fitted])
+    untrained = _untrained(settings, order, encoder.layout)
+    encoder = replace(encoder, window=max(model.layout.window for model in untrained.values()))
     x = encode(encoder, columns, settings.window)
-    models, reports = fit_models(x[fitted], encoder, settings, start, progress)
+    models, reports = fit_models(x[fitted], untrained, settings.training.seed, start, progress)
 
     scorer = Scorer(models, settings.device)
     scores = scorer.score(x[calibrating])
     if not np.isfinite(scores).all():
         broken = [kind for kind, row in zip(models, scores, strict=True) if not np.isfinite(row).all()]
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
-    by_model = dict(zip(models, scores, strict=True))
-    calibration = Calibration.fit(by_model)
+    calibrated = columns.take(calibrating)
+    averages = averaged(scores, calibrated.entity, Usual.of(scores)) if order.there else None
+    calibration = Calibration.fit(dict(zip(models, scores, strict=True)), averages)
     window = _window(data, settings, fitted)
     budget = window.budget(settings.alerts)
-    calibrated = columns.take(calibrating)
     _, relevant = Relevance(encoder, scorer, calibration).judge(x[calibrating], scores)
+    if relevant is not scores and order.there:
+        averages = averaged(relevant, calibrated.entity, calibration.usual)
     rows = CalibrationRows.of(
-        calibration.nats(relevant)[1], calibrated.entity, segments(calibrated, settings.calibration.by)
+        _in_time(calibration, relevant, averages), calibrated.entity, segments(calibrated, settings.calibration.by)
     )
-    verdict = judge(relevant, calibrated, settings, budget).model_copy(
+    verdict = judge(models, relevant, averages, calibrated, settings, budget).model_copy(
         update={"rate_interval": calibration.interval(budget.rate, seed=settings.training.seed)}
     )
     novelty = NoveltyBaseline.fit(encoder, columns.take(np.sort(fitted)), columns.take(np.sort(calibrating)))
@@ -93,7 +98,13 @@ def train(
     ]
 
     records = [
-        ModelRecord(kind=kind, arguments=models[kind].arguments, valid_score=report.valid_score, details=report.details)
+        ModelRecord(
+            kind=kind,
+            arguments=models[kind].arguments,
+            window=models[kind].layout.window,
+            valid_score=report.valid_score,
+            details=report.details,
+        )
         for kind, report in reports.items()
     ]
     manifest = Manifest(
@@ -112,6 +123,7 @@ def train(
         cleaned=dict(cleaned or {}),
         steady=steady(columns),
         models=records,
+        choice=_choice(settings, order),
         layout=encoder.layout.to_json(),
         features=encoder.to_state()[0],
         software=software_versions(),
@@ -134,48 +146,77 @@ def split_by_time(time: NDArray[np.int64], share: float) -> tuple[NDArray[np.int
     return order[:cut], order[cut:]
 
 
+def _untrained(settings: DetectorSettings, order: Order, layout: Layout) -> dict[str, GenerativeModel]:
+    """The models to fit by type, each with a window of its own where the settings name none: the record alone where
+    what came before it tells nothing."""
+    given, models = settings.window.length, dict[str, GenerativeModel]()
+    for it in chosen(settings.models, order):
+        natural = KINDS[it.type].window if order.there else 1
+        window = natural if given is None else given
+        models[it.type] = build(it.type, replace(layout, window=window), it.model_dump(exclude={"type"}))
+    return models
+
+
+def _choice(settings: DetectorSettings, order: Order) -> str:
+    past = "averages of what models said lately count" if order.there else "what came before a record does not count"
+    named = "models: auto" if settings.models == "auto" else "models by the settings"
+    return f"{named}: {order}; {past}"
+
+
 def fit_models(
     x: NDArray[np.float32],
-    encoder: FeatureEncoder,
-    settings: DetectorSettings,
+    models: dict[str, GenerativeModel],
+    seed: int,
     start: Bundle | None,
     progress: Progress,
 ) -> tuple[dict[str, GenerativeModel], dict[str, FitReport]]:
-    """Fits each model of the settings on rows (n, window, d) in order of time, going on from that of `start`."""
+    """Fits each model on rows (n, window, d) in order of time, going on from that of `start`."""
     rows = torch.from_numpy(x)
     cut = len(rows) - max(1, int(VALIDATION_SHARE * len(rows)))
-    models: dict[str, GenerativeModel] = {}
     reports: dict[str, FitReport] = {}
-    for number, chosen in enumerate(settings.models):
-        model = build(chosen.type, encoder.layout, chosen.model_dump(exclude={"type"}))
+    for number, (kind, model) in enumerate(models.items()):
 
-        def told(fraction: float, message: str, number: int = number, kind: str = chosen.type) -> None:
-            progress((number + fraction) / len(settings.models), f"{kind}: {message}")
+        def told(fraction: float, message: str, number: int = number, kind: str = kind) -> None:
+            progress((number + fraction) / len(models), f"{kind}: {message}")
 
-        begin = start.models.get(chosen.type) if start else None
+        own = rows[:, rows.shape[1] - model.layout.window :]
+        begin = start.models.get(kind) if start else None
         try:
-            reports[chosen.type] = model.fit(
-                rows[:cut], rows[cut:], seed=settings.training.seed, start=begin, progress=told
-            )
+            reports[kind] = model.fit(own[:cut], own[cut:], seed=seed, start=begin, progress=told)
         except ValueError as error:
-            raise TrainingError(f"Model {chosen.type} cannot be fitted on {cut} rows: {error}") from error
-        models[chosen.type] = model
+            raise TrainingError(f"Model {kind} cannot be fitted on {cut} rows: {error}") from error
     return models, reports
 
 
-def judge(scores: NDArray[np.float32], columns: Columns, settings: DetectorSettings, budget: Budget) -> Verdict:
-    """Calibrates on the older half of the calibration rows, of which `scores` (m, n) are, and decides on the newer half
-    as in service.
+def _in_time(
+    calibration: Calibration, scores: NDArray[np.float32], averages: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """−ln p (n,) of scores (m, n), with the averages at each where these count."""
+    if averages is None:
+        return calibration.nats(scores)
+    return calibration.nats_in_time(scores, calibration.by_model(scores), averages)
+
+
+def judge(
+    models: Iterable[str],
+    scores: NDArray[np.float32],
+    averages: NDArray[np.float64] | None,
+    columns: Columns,
+    settings: DetectorSettings,
+    budget: Budget,
+) -> Verdict:
+    """Calibrates on the older half of the calibration rows, of which `scores` (m, n) and averages are, and decides on
+    the newer half as in service.
 
     Sound is at most `TOLERATED_RATIO` times the promised rate (two alarms are always allowed: they are within chance).
     """
     half, by = len(columns) // 2, settings.calibration.by
-    kinds = [model.type for model in settings.models]
-    older = Calibration.fit(dict(zip(kinds, scores[:, :half], strict=True)))
+    before, after = (None, None) if averages is None else (averages[..., :half], averages[..., half:])
+    older = Calibration.fit(dict(zip(models, scores[:, :half], strict=True)), before)
     past, present = columns.take(slice(None, half)), columns.take(slice(half, None))
-    rows = CalibrationRows.of(older.nats(scores[:, :half])[1], past.entity, segments(past, by))
+    rows = CalibrationRows.of(_in_time(older, scores[:, :half], before), past.entity, segments(past, by))
     levels = Levels(Start.fit(rows, rate=budget.rate, adapt=settings.calibration.level == "online"))
-    names, (_, nats) = segments(present, by), older.nats(scores[:, half:])
+    names, nats = segments(present, by), _in_time(older, scores[:, half:], after)
     entities, places = EntityTable(len(nats)).locate(present.entity), EntityTable(len(nats)).locate(names)
     alarms = levels.decide(nats, np.full(len(nats), budget.rate), entities, places, names).alarm
     realised = float(alarms.mean())

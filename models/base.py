@@ -1,7 +1,7 @@
 """The contract of every generative model: p(x) of normal data.
 
 A new model is one file beside this one that subclasses `GenerativeModel`, a line in `models.registry`, a settings class
-in `detector.config`, and passes `tests/contracts/test_models.py`.
+in `detector.config_models`, and passes `tests/contracts/test_models.py`.
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ class GenerativeModel(nn.Module, ABC):
     """The word for it in settings and manifests."""
     is_density: ClassVar[bool]
     """Whether `score` is an exact −log p(x), which integrates to 1 over numeric columns."""
+    conditional: ClassVar[bool] = False
+    """Whether `score` is of the record itself given those before it, not of the whole window."""
     window: ClassVar[int]
     """Records of its entity that it looks at, the newest included, where the settings say nothing."""
     sizes: ClassVar[tuple[str, ...]]
@@ -123,9 +125,11 @@ class GenerativeModel(nn.Module, ABC):
         progress: Progress = silent,
     ) -> FitReport:
         """Learns from x (n, window, d); `valid` (m, window, d) comes later in time and is used for early stopping and
-        choices of size only. With `start`, another model that was fitted, goes on from what that one knows, in fewer
-        steps and from fewer rows, and leaves it as it was. x is then in its own units, which need not be those that
-        `start` saw: a column's scale belongs to the rows.
+        choices of size; what is in closed form may learn from it too once these are made.
+
+        With `start`, another model that was fitted, goes on from what that one knows, in fewer steps and from fewer
+        rows, and leaves it as it was. x is then in its own units, which need not be those that `start` saw: a column's
+        scale belongs to the rows.
 
         Same seed, same machine, same result. Raises `ValueError` naming the number of rows where they are too few, and
         by `require_compatible` where `start` is of another make.
@@ -136,6 +140,11 @@ class GenerativeModel(nn.Module, ABC):
         """(n, window, d) -> (n,) float32, higher = more anomalous; nats where the class says it is a likelihood or a
         bound on one.
         """
+
+    @property
+    def scored_columns(self) -> int:
+        """Of how many columns `score` is the likelihood."""
+        return self.layout.columns * (1 if self.conditional else self.layout.window)
 
     def explain(self, x: Tensor) -> Explanation:
         """Which columns of the record itself make it unlikely, and what was expected in their place: setting the

@@ -1,10 +1,10 @@
-"""Gaussian mixture: fitted by expectation-maximisation in float64, scored as one matrix product in float32."""
+"""Gaussian mixture with shrunken covariances, fitted in float64 and scored as one matrix product in float32."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ from models.base import (
     seeded,
     silent,
 )
-from models.em import Components, Table, expectation_maximisation, standardised
+from models.em import Mixture, Table, chosen_mixture, standardised, whitening
 from models.fitting import check_rows, rehearsed, scored
 
 _MIN_ROWS = 16
+_WIDEST = 512  # columns of all full components together, where their number is free: a record costs k·D² operations
 _BLOCK = 32  # columns whitened at a time
-_MAX_ROWS = 10_000  # more rows hardly move the estimates, and cost time in proportion
+_MAX_ROWS = 8_000  # more rows hardly move the estimates, and cost time in proportion
 _LEAST_SUPPORT = 2.0  # rows that a known component has to account for, to be gone on from
 _MAX_REPLACED = 10  # columns that an explanation puts a record down to, at most
 _TINY = 1e-12
@@ -33,6 +34,12 @@ _TINY = 1e-12
 
 class GaussianMixture(GenerativeModel):
     """Mixture of Gaussians over the flattened window. `score` is −log p(x) in nats.
+
+    Each covariance is what is to be expected under a prior that all share (`models.em`), so that components of few rows
+    do not shrink to them. The number of components is the one under which `valid` is likeliest: a whole later stretch,
+    because records close in time are nearly copies of each other, and rows drawn from among those fitted on would
+    reward learning them by heart. A level that never moved in training and moves later is as unlikely here as anything
+    can be, and stays so until the next fit.
 
     Binary and one-hot columns are Gaussian too, with a variance that is nowhere below what smoothing adds to their
     frequency: a value never seen in training costs a finite number of nats, about as many as there were training rows.
@@ -89,21 +96,27 @@ class GaussianMixture(GenerativeModel):
         start: GenerativeModel | None = None,
         progress: Progress = silent,
     ) -> FitReport:
-        """Where `components` is None, takes as many as `start` has, else the best by BIC of 1, 2, 4, 8, ..., and puts
-        the number into `arguments`. With `start`, expectation-maximisation begins at its components."""
+        """Where `components` is None, takes as many as `start` has, else of 1, 2, 4, 8, ... the number under which
+        `valid` is likeliest, and puts it into `arguments`: up to `max_components`, and full ones only as far as they
+        have 512 columns between them, so that what a score costs grows with the columns and not with their square.
+        With `start`, expectation-maximisation begins at its components."""
         check_rows(self.layout, x, valid, needed=max(_MIN_ROWS, 2 * (self.arguments["components"] or 1)))
         own = x[torch.randperm(len(x), generator=seeded(seed))[:_MAX_ROWS].to(x.device)]
         before = None if start is None else require_compatible(self, start)
         rows = own if before is None else rehearsed(own, before, seed=seed)
         table = standardised(rows.cpu().double(), self.layout)
-        known = None if before is None else before.precise()._components(rows.cpu().double(), table, seed)
-        em, bic, iterations = self._mixture(table, known, seed, progress)
-        self._adopt(em, table)
+        known = None if before is None else before.precise()._mixture(rows.cpu().double(), table, seed)
+        later = valid[:: math.ceil(len(valid) / _MAX_ROWS)].cpu().double()
+        sizes, shape = self._sizes(len(table.rows)), self.arguments["covariance"]
+        mixture, iterations = chosen_mixture(table, table.standardise(later), known, sizes, shape, seed, progress)
+        self._adopt(mixture, table)
         self.to(x.device).eval()
-        self.arguments = {**self.arguments, "components": em.n_components}
+        self.arguments = {**self.arguments, "components": len(mixture.weights)}
         self.ordinary = scored(self, rows).quantile(ORDINARY)
-        details = {"components": em.n_components, "rows": len(own), "iterations": iterations, "bic": bic}
-        return FitReport(float(scored(self, valid).mean()), details)
+        return FitReport(
+            valid_score=float(scored(self, valid).mean()),
+            details={"components": len(mixture.weights), "rows": len(own), "iterations": iterations},
+        )
 
     def score(self, x: Tensor) -> Tensor:
         return -self._log_joint(self._distance(x.flatten(1))).logsumexp(-1)
@@ -121,64 +134,51 @@ class GaussianMixture(GenerativeModel):
             model._complete(x[:, position], position)
         return x.float()
 
-    def _components(self, x: Tensor, table: Table, seed: int) -> Components:
-        """In the units of the table of x, by a mixture in float64 on the CPU. A component that accounts for none of the
-        rows would shrink to a point: it begins anew, as wide as the table, at a row far from the others."""
+    def _mixture(self, x: Tensor, table: Table, seed: int) -> Mixture:
+        """In the units of the table of x, by a model in float64 on the CPU. A component that accounts for none of the
+        rows would say nothing of them: it begins anew, as wide as the table, at a row far from the others."""
         weights, means = self.weights, (self.means - table.mean) / table.deviation
         left_out = table.reference & ~self.reference  # the same in all rows of the table, so in all components
         means[:, left_out] = 0.0
         if self._diagonal:
-            covariance, unit = (self.whitening * table.deviation).square().reciprocal(), torch.ones_like(means[0])
-            covariance[:, left_out] = 1.0
+            covariances, unit = (self.whitening * table.deviation).square().reciprocal(), torch.ones_like(means[0])
+            covariances[:, left_out] = 1.0
         else:
             colouring = torch.linalg.inv(self.whitening.transpose(0, 1) * table.deviation.unsqueeze(-1))
-            covariance, unit = colouring.mT @ colouring, torch.ones_like(means[0]).diag()
-            covariance[:, left_out | left_out.unsqueeze(1)] = 0.0
-            covariance[:, left_out.diag()] = 1.0
+            covariances, unit = colouring.mT @ colouring, torch.ones_like(means[0]).diag()
+            covariances[:, left_out | left_out.unsqueeze(1)] = 0.0
+            covariances[:, left_out.diag()] = 1.0
         distance = self._distance(x.flatten(1))
         lost = self._log_joint(distance).softmax(-1).sum(0) < _LEAST_SUPPORT
         if lost.any():
             far = torch.multinomial(distance[:, ~lost].amin(1), int(lost.sum()), generator=seeded(seed))
-            weights, means[lost] = torch.where(lost, 1.0 / len(lost), weights), torch.from_numpy(table.rows)[far]
-            if len(covariance) == len(lost):  # each has its own
-                covariance[lost] = unit
-        precisions = covariance.reciprocal() if self._diagonal else torch.linalg.cholesky(covariance).cholesky_inverse()
-        if self.arguments["covariance"] == "tied":
-            precisions = precisions[0]
-        return Components((weights / weights.sum()).numpy(), means.numpy(), precisions.numpy())
+            weights, means[lost] = torch.where(lost, 1.0 / len(lost), weights), table.rows[far]
+            if len(covariances) == len(lost):  # each has its own
+                covariances[lost] = unit
+        return Mixture(weights / weights.sum(), means, covariances)
 
-    def _mixture(self, table: Table, known: Components | None, seed: int, progress: Progress) -> tuple[Any, float, int]:
-        """The best of those that were tried, its BIC, and the iterations that all of them took."""
-        given, most = self.arguments["components"], min(self.arguments["max_components"], len(table.rows) // 2)
-        sizes = [given] if given else [2**power for power in range(most.bit_length())]
-        if known is not None:
-            sizes = [len(known.weights_init)]
-        tried: list[tuple[Any, float]] = []
-        for size in sizes:
-            progress(len(tried) / len(sizes), f"{size} components")
-            em = expectation_maximisation(table.rows, size, self.arguments["covariance"], seed, known)
-            tried.append((em, float(em.bic(table.rows))))
-            if len(tried) > 1 and tried[-1][1] > tried[-2][1]:
-                break
-        progress(1.0, "done")
-        return *min(tried, key=lambda attempt: attempt[1]), sum(int(em.n_iter_) for em, _ in tried)
+    def _sizes(self, rows: int) -> list[int]:
+        """Numbers of components to try: the one given, else powers of two that rows and columns allow."""
+        if self.arguments["components"]:
+            return [self.arguments["components"]]
+        most = min(self.arguments["max_components"], rows // 2)
+        if self.arguments["covariance"] == "full":
+            most = max(1, min(most, _WIDEST // self.means.shape[1]))
+        return [2**power for power in range(most.bit_length())]
 
-    def _adopt(self, em: Any, table: Table) -> None:
-        """Takes the mixture over in the units of x: with the variance that smoothing adds, and the log-determinant."""
-        covariance, weights = torch.from_numpy(em.covariances_), torch.from_numpy(em.weights_)
-        means = table.mean + table.deviation * torch.from_numpy(em.means_)
+    def _adopt(self, mixture: Mixture, table: Table) -> None:
+        """Takes the mixture over in the units of x."""
+        weights, means = mixture.weights, table.mean + table.deviation * mixture.means
+        roots, log_determinant = whitening(mixture.covariances)
         if self._diagonal:
-            whitening = (covariance + table.slack).rsqrt() / table.deviation
-            log_determinant, shift = whitening.log().sum(-1), -means * whitening
+            roots = roots / table.deviation
+            shift = -means * roots
         else:
-            covariance = covariance.view(-1, *covariance.shape[-2:]) + table.slack.diag()
-            identity = torch.eye(len(table.mean), dtype=torch.float64)
-            inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), identity, upper=False)
-            upper = inverse.mT / table.deviation.unsqueeze(-1)
-            log_determinant = upper.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            whitening, shift = upper.permute(1, 0, 2), -(means.unsqueeze(1) @ upper).squeeze(1)
+            roots = roots / table.deviation.unsqueeze(-1)
+            shift, roots = -(means.unsqueeze(1) @ roots).squeeze(1), roots.permute(1, 0, 2)
         self.weights, self.means, self.shift = weights.float(), means.float(), shift.float()
-        self.whitening, self.reference = whitening.float().contiguous(), table.reference
+        self.whitening, self.reference = roots.float().contiguous(), table.reference
+        log_determinant = log_determinant - table.deviation.log().sum()
         self.log_norm = (weights.log() + log_determinant - 0.5 * means.shape[1] * math.log(2 * math.pi)).float()
 
     def _explained(self, x: Tensor) -> Explanation:

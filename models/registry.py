@@ -5,11 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.ar import LinearAutoregression
+from models.autoencoder import Autoencoder
 from models.base import GenerativeModel, Layout
+from models.flow import NormalisingFlow
+from models.gan import AdversarialNetwork
 from models.gmm import GaussianMixture
+from models.kernel import KernelMixture
+from models.tcn import TemporalConvolution
+from models.transformer import CausalTransformer
 from models.vae import VariationalAutoencoder
 
-KINDS: Mapping[str, type[GenerativeModel]] = {model.kind: model for model in (GaussianMixture, VariationalAutoencoder)}
+KINDS: Mapping[str, type[GenerativeModel]] = {
+    model.kind: model
+    for model in (
+        LinearAutoregression,
+        Autoencoder,
+        AdversarialNetwork,
+        GaussianMixture,
+        KernelMixture,
+        NormalisingFlow,
+        VariationalAutoencoder,
+        TemporalConvolution,
+        CausalTransformer,
+    )
+}
 
 
 def build(kind: str, layout: Layout, arguments: Mapping[str, Any]) -> GenerativeModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.base import GenerativeModel
 
+Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _LEAST_ROWS = 16
@@ -50,13 +51,13 @@ class Scorer:
         with torch.inference_mode():
             rows = self._staged(x, sum(buckets)).to(self.device, non_blocking=True)
             parts = torch.split(rows, buckets)
-            scores = [torch.cat([model.score(part) for part in parts]) for model in self._models.values()]
+            scores = [torch.cat([model.score(_own(model, part)) for part in parts]) for model in self._models.values()]
             return torch.stack(scores)[:, : len(x)].cpu().numpy()
 
     def explain(self, name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Share and expected value, (n, d) each, of every column of the records x[:, -1] by one of the models."""
         with torch.inference_mode():
-            share, expected = self._precise[name].explain(torch.tensor(x))
+            share, expected = self._precise[name].explain(torch.tensor(_own(self._precise[name], x)))
             return share.numpy(), expected.numpy()
 
     def _staged(self, x: NDArray[np.float32], rows: int) -> Tensor:
@@ -64,6 +65,11 @@ class Scorer:
         staged = torch.zeros(rows, *x.shape[1:], pin_memory=self.device.type == "cuda")
         staged.numpy()[: len(x)] = x
         return staged
+
+
+def _own(model: GenerativeModel, x: Rows) -> Rows:
+    """The part of windows (n, window, d) that the model looks at, which may be shorter than what others need."""
+    return x[:, x.shape[1] - model.layout.window :]
 
 
 def _buckets(n: int, width: int, most: int) -> list[int]:

@@ -79,6 +79,7 @@ def _models(bundle: Bundle, records: Sequence[Mapping[str, Any]]) -> Iterator[tu
         yield kind, record["arguments"]
         yield f"{kind}_parameters", sum(it.numel() for it in bundle.models[kind].state_dict().values())
         yield f"{kind}_valid_score", record["valid_score"]
+        yield f"{kind}_window", record["window"]
         yield f"{kind}_fit", record["details"]
 
 

@@ -74,7 +74,6 @@ def demo_settings(bootstrap: str, recording: Recording, folder: Path) -> Detecto
             "kafka": {"bootstrap": bootstrap},
             "stream": {"topics": ["server-telemetry"], "entity": "machine", "timestamp": "time"},
             "features": list(recording.metrics),
-            "models": [{"type": "gmm"}, {"type": "vae"}],
             "training": {"records": recording.half},
             "alerts": {"topic": "server-alerts", "false_alarms": f"{FALSE_ALARMS_A_DAY}/day", "quiet_for": "10m"},
             "store": {"url": str(folder / "store")},
@@ -116,6 +115,7 @@ def play(
         store = Store(settings.store.url, settings.name)
         store.save(bundle)
         store.promote(bundle.version)
+        tally.models = "+".join(bundle.models)
         if stopping.is_set():
             return
         total = len(recording.values) - recording.half
@@ -143,7 +143,7 @@ def summarise(tally: Tally, settings: DetectorSettings, seconds: float) -> dict[
         "false_alarms_per_day": round(tally.false_alarms_per_day(), 2),
         "promised_rate": round(tally.promised_rate(), 5),
         "realised_rate": round(tally.realised_rate(), 5),
-        "model": "+".join(model.type for model in settings.models),
+        "model": tally.models,
         "version": tally.version,
         "seconds": round(seconds, 1),
     }

@@ -37,6 +37,7 @@ class Tally:
     dead_letters: int = 0
     lag: int = 0
     version: str = ""
+    models: str = ""
     alerts: list[Alert] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

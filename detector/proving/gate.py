@@ -76,7 +76,7 @@ def compare(
         bases["generated"] = generate(champion, GENERATED, settings.training.seed)
     ours, theirs = (_shown(Surprise(it, settings), bases, settings, examples) for it in (challenger, champion))
     reasons = [
-        *_less_likely(ours.likelihood, theirs.likelihood, challenger.encoder),
+        *_less_likely(ours.likelihood, theirs.likelihood, challenger),
         *(reason for base in bases for reason in _missed(base, ours.found[base], theirs.found[base])),
     ]
     if theirs.named - ours.named > NAMED_LESS:
@@ -91,13 +91,13 @@ def compare(
     return Judgement(reasons, {**_figures(ours), **{f"champion {name}": it for name, it in _figures(theirs).items()}})
 
 
-def _less_likely(ours: Mapping[str, float], theirs: Mapping[str, float], encoder: FeatureEncoder) -> list[str]:
-    bound = LESS_LIKELY * encoder.window * encoder.layout.columns
+def _less_likely(ours: Mapping[str, float], theirs: Mapping[str, float], challenger: Bundle) -> list[str]:
+    bounds = {kind: LESS_LIKELY * model.scored_columns for kind, model in challenger.models.items()}
     return [
         f"recent normal records are {after - theirs[kind]:.3g} nats less likely to its {kind} than to the champion's. "
-        f"Expected at most {bound:.3g}."
+        f"Expected at most {bounds[kind]:.3g}."
         for kind, after in ours.items()
-        if after - theirs[kind] > bound
+        if kind in theirs and after - theirs[kind] > bounds[kind]
     ]
 
 
@@ -125,16 +125,18 @@ def _shown(
     found: dict[str, dict[str, float]] = {base: {} for base in bases}
     named = 0.0
     for (base, columns), kind in product(bases.items(), KINDS):
-        apart, seed = settings.window.length - 1, settings.training.seed
+        apart, seed = version.bundle.encoder.window - 1, settings.training.seed
         changed, rows = inject(columns, numbers(version.bundle), kind, apart=apart, seed=seed)
         anomalous = version.encode(changed)[rows]
         found[base][kind] = judge.found(anomalous)
         if (base, kind) == ("recent", "spike"):
             named = _named(version, columns.take(rows), changed.take(rows), anomalous)
-    likelihood = np.median(version.scorer.score(x), axis=1) + log_volume(version.bundle.encoder)
+    encoder, models = version.bundle.encoder, version.bundle.models
+    records = np.array([model.scored_columns / encoder.layout.columns for model in models.values()])
+    likelihood = np.median(version.scorer.score(x), axis=1) + records * log_volume(encoder)
     shown = np.stack([version.encode(example)[-1] for example in examples]) if examples else None
     return _Shown(
-        dict(zip(version.bundle.models, likelihood.tolist(), strict=True)),
+        dict(zip(models, likelihood.tolist(), strict=True)),
         found,
         named,
         None if shown is None else judge.found(shown),
@@ -154,13 +156,13 @@ class _Judge(NamedTuple):
         older, newer = np.array_split(np.argsort(recent.time, kind="stable"), 2)
         scores = version.scores(x)
         calibration = Calibration.fit(dict(zip(version.bundle.models, scores[:, older], strict=True)))
-        blocks = np.array_split(calibration.nats(scores[:, newer])[1], BLOCKS)
+        blocks = np.array_split(calibration.nats(scores[:, newer]), BLOCKS)
         beyond = [np.quantile(block, 1.0 - np.array(FALSE_ALARMS)) for block in blocks if len(block)]
         return cls(version, calibration, np.median(beyond, axis=0))
 
     def found(self, x: NDArray[np.float32]) -> float:
         """Share of the rows (n, window, d) beyond the thresholds, on average."""
-        nats = self.calibration.nats(self.version.scores(x))[1]
+        nats = self.calibration.nats(self.version.scores(x))
         return float((nats[:, None] > self.thresholds).mean())
 
 
@@ -173,7 +175,7 @@ def _named(version: Surprise, before: Columns, after: Columns, x: NDArray[np.flo
             for row in range(len(after))
         ]
     )
-    scores = version.bundle.calibration.nats(version.scorer.score(x))[0]
+    scores = version.bundle.calibration.by_model(version.scorer.score(x))
     most, right = scores.argmax(axis=0), np.zeros(len(after), np.bool_)
     for number, kind in enumerate(version.bundle.models):
         rows = np.flatnonzero(most == number)
@@ -194,10 +196,9 @@ def numbers(bundle: Bundle) -> list[str]:
 
 
 def log_volume(encoder: FeatureEncoder) -> float:
-    """What to add to a negative log-likelihood of columns, in nats, to have it of the records: the change of variables
-    x = (v − centre) / scale takes ln scale from the density of each number."""
-    scales = [part.scale for part in encoder.parts if isinstance(part, Number)]
-    return encoder.window * float(np.log(scales).sum())
+    """What to add to a negative log-likelihood of a record's columns, in nats, to have it of the record: the change of
+    variables x = (v − centre) / scale takes ln scale from the density of each number."""
+    return float(np.log([part.scale for part in encoder.parts if isinstance(part, Number)]).sum())
 
 
 def _mean(found: Mapping[str, float]) -> float:

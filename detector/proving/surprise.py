@@ -33,10 +33,10 @@ class Surprise:
         return self._relevance.judge(x, self.scorer.score(x))[1]
 
     def nats(self, columns: Columns) -> NDArray[np.float64]:
-        """−ln p (n,) of records in offset order against the version's calibration rows."""
+        """−ln p (n,) of records in offset order against the version's calibration rows, each for itself."""
         if not len(columns):
             return np.empty(0)
-        return self.bundle.calibration.nats(self.scores(self.encode(columns)))[1]
+        return self.bundle.calibration.nats(self.scores(self.encode(columns)))
 
 
 def encode(encoder: FeatureEncoder, columns: Columns, window: WindowSettings) -> NDArray[np.float32]:

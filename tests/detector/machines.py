@@ -30,6 +30,7 @@ def settings(folder: Path, **changes: Any) -> DetectorSettings:
         "stream": {"topics": [TOPIC], "entity": "machine", "timestamp": "ts"},
         "features": ["cpu", "load"],
         "models": [{"type": "gmm", "components": 1}],
+        "window": {"length": 2},
         "training": {"records": 3_000, "min_records": 300},
         "alerts": {"topic": ALERTS, "rate": 0.01, "quiet_for": "5m"},
         "store": {"url": str(folder / "store"), "poll": "20ms"},

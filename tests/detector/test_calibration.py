@@ -4,9 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from detector.averages import Usual, averaged
 from detector.calibration import Calibration, ScoreScale, rows_needed
 from detector.errors import NotEnoughRows
+
+Floats = NDArray[np.float64]
 
 
 def normal_scores(n: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -84,7 +88,7 @@ def test_two_models_keep_one_budget_whatever_their_dependence(correlation: float
     realised = []
     for seed in range(30):
         calibration = Calibration.fit(draw(2_000, seed))
-        _, nats = calibration.nats(np.stack(list(draw(5_000, 500 + seed).values())))
+        nats = calibration.nats(np.stack(list(draw(5_000, 500 + seed).values())))
         realised.append((nats >= -math.log(0.01)).mean())
     assert np.mean(realised) == pytest.approx(0.01, rel=0.2)
 
@@ -92,7 +96,7 @@ def test_two_models_keep_one_budget_whatever_their_dependence(correlation: float
 def test_a_record_that_surprises_only_one_of_two_models_still_crosses() -> None:
     rng = np.random.default_rng(0)
     calibration = Calibration.fit({"gmm": rng.normal(size=2_000), "vae": rng.normal(size=2_000)})
-    _, nats = calibration.nats(np.array([[40.0], [0.0]]))
+    nats = calibration.nats(np.array([[40.0], [0.0]]))
     assert nats[0] >= -math.log(0.01)
 
 
@@ -136,4 +140,77 @@ def test_arrays_carry_everything() -> None:
     calibration = Calibration.fit(scores)
     again = Calibration.from_arrays(calibration.to_arrays(), ["gmm", "vae"])
     probe = np.stack([normal_scores(50, 5), normal_scores(50, 6)])
-    np.testing.assert_array_equal(again.nats(probe)[1], calibration.nats(probe)[1])
+    np.testing.assert_array_equal(again.nats(probe), calibration.nats(probe))
+
+
+def in_time(seed: int, models: int = 1) -> tuple[Calibration, Floats]:
+    """A calibration with averages on 2,000 scores of each model, and 5,000 (models, n) that it has not seen, of
+    entities in turn whose records depend on nothing."""
+    scores = np.stack([normal_scores(7_000, 1_000 * seed + model) for model in range(models)])
+    before = scores[:, :2_000]
+    calibration = Calibration.fit(
+        {f"model {number}": row for number, row in enumerate(before)},
+        averaged(before, machines(2_000), Usual.of(before)),
+    )
+    return calibration, scores[:, 2_000:]
+
+
+def machines(n: int) -> NDArray[np.object_]:
+    return np.array([f"m{number % 5}" for number in range(n)], object)
+
+
+def said_in_time(calibration: Calibration, scores: Floats) -> Floats:
+    """−ln p (n,) of scores (m, n), one record after another."""
+    averages = averaged(scores, machines(scores.shape[1]), calibration.usual)
+    return calibration.nats_in_time(scores, calibration.by_model(scores), averages)
+
+
+def test_arrays_carry_the_averages_too() -> None:
+    calibration, scores = in_time(5, models=2)
+    again = Calibration.from_arrays(calibration.to_arrays(), [*calibration.scales])
+    assert again.to_arrays().keys() == calibration.to_arrays().keys()
+    np.testing.assert_array_equal(said_in_time(again, scores), said_in_time(calibration, scores))
+    np.testing.assert_array_equal(again.nats(scores), calibration.nats(scores))
+
+
+@pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize("rate", [0.5, 0.1, 0.01])
+def test_with_averages_unseen_normal_records_cross_the_level_at_the_promised_rate(rate: float, models: int) -> None:
+    realised = [(said_in_time(*in_time(seed, models)) >= -math.log(rate)).mean() for seed in range(30)]
+    assert np.mean(realised) == pytest.approx(rate, rel=0.15)
+
+
+def test_with_averages_p_values_stay_counts_out_of_the_calibration_rows() -> None:
+    calibration, scores = in_time(0)
+    nats = said_in_time(calibration, scores)
+    assert calibration.combined is not None
+    inside = nats <= calibration.combined.nats(calibration.combined.sorted_scores[-1:])
+    counts = np.exp(-nats[inside]) * (calibration.rows + 1)
+    np.testing.assert_allclose(counts, np.round(counts), rtol=1e-9)
+
+
+def test_graded_nats_are_those_of_the_counts_below_the_tail_and_rise_with_every_score_beyond() -> None:
+    scale = ScoreScale.fit(normal_scores(500, 0))
+    below = np.linspace(scale.sorted_scores[0] - 1, scale.tail_start, 500)
+    np.testing.assert_array_equal(scale.graded(below), scale.nats(below))
+    beyond = np.linspace(scale.tail_start, 3 * scale.sorted_scores[-1], 5_000)
+    assert (np.diff(scale.graded(beyond)) > 0).all()
+    assert (np.diff(scale.nats(beyond)) == 0).any()
+
+
+def test_graded_nats_are_near_those_of_the_counts_in_the_tail() -> None:
+    scale = ScoreScale.fit(normal_scores(5_000, 0))
+    tail = scale.sorted_scores[-500:-5]
+    np.testing.assert_allclose(scale.graded(tail), scale.nats(tail), atol=0.35)
+
+
+def test_what_is_a_little_unlikely_ten_times_in_a_row_is_far_less_likely_than_once() -> None:
+    calibration, _ = in_time(1)
+    (scale,) = calibration.scales.values()
+    usual, unlikely = scale.score_at(0.5), scale.score_at(0.05)
+    once, often = np.full((1, 200), usual), np.full((1, 200), usual)
+    once[0, 150], often[0, 105:155:5] = unlikely, unlikely  # m0 each time
+    first, last = (said_in_time(calibration, scores)[150] for scores in (once, often))
+    assert calibration.nats(once)[150] == calibration.nats(often)[150] == pytest.approx(-math.log(0.05), rel=0.01)
+    assert first < -math.log(0.01)
+    assert last > -math.log(0.0005)

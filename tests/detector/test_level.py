@@ -91,7 +91,7 @@ def test_several_models_keep_one_budget_whatever_their_dependence(correlation: f
     other = correlation * normal[0] + math.sqrt(1 - correlation**2) * normal[1]
     both = np.stack([np.exp(normal[0]), 10 * other])
     calibration = Calibration.fit({"gmm": both[0, :CALIBRATED], "vae": both[1, :CALIBRATED]})
-    _, nats = calibration.nats(both)
+    nats = calibration.nats(both)
     alarms = Alone(nats[:CALIBRATED]).take(nats[CALIBRATED:]).alarm.mean()
     assert 0.85 * RATE <= alarms <= 1.25 * RATE
 

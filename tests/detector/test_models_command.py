@@ -113,7 +113,7 @@ def test_a_version_that_cannot_be_read_hides_no_other(
     models.list_versions(chosen, as_json=False)
     assert "unreadable" in capsys.readouterr().out
     told = listed(chosen, capsys)
-    assert told[damaged]["against"] == ["Manifest has format 1. This release reads format 2."]
+    assert told[damaged]["against"] == ["Manifest has format 1. This release reads format 3."]
     assert told[whole]["state"] == "idle"
 
 

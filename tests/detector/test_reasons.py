@@ -49,11 +49,11 @@ class Detector(NamedTuple):
         return EntityHistory(self.encoder, late_for=600.0).windows(columns, EntityTable(10).locate(columns.entity))[0]
 
     def nats(self, columns: Columns) -> NDArray[np.float64]:
-        return self.calibration.nats(self.scorer.score(self.windows(columns)))[1]
+        return self.calibration.nats(self.scorer.score(self.windows(columns)))
 
     def reasons(self, columns: Columns, rows: NDArray[np.intp], most: int = 5) -> list[Told]:
         x = self.windows(columns)[rows]
-        by_model, _ = self.calibration.nats(self.scorer.score(x))
+        by_model = self.calibration.by_model(self.scorer.score(x))
         reasoner = Reasoner(self.encoder, self.scorer, self.calibration, most)
         return reasoner.reasons(columns.take(rows), x, by_model, np.full(len(rows), LEVEL))
 

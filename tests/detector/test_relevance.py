@@ -79,7 +79,7 @@ class Detector(NamedTuple):
         """Windows (n, window, d) and −ln p (n,) as they count."""
         x = windows(self.encoder, columns)
         x, scores = self.relevance.judge(x, self.scorer.score(x))
-        return x, self.calibration.nats(scores)[1]
+        return x, self.calibration.nats(scores)
 
     def alarms(self, columns: Columns) -> NDArray[np.bool_]:
         return self.judge(columns)[1] > self.level
@@ -105,7 +105,7 @@ def detector(models: str, features: tuple[FeatureSettings, ...], window: int) ->
     scores = scorer.score(x[3_000:])
     calibration = Calibration.fit(dict(zip(fitted, scores, strict=True)))
     relevance = Relevance(encoder, scorer, calibration)
-    _, nats = calibration.nats(relevance.judge(x[3_000:], scores)[1])
+    nats = calibration.nats(relevance.judge(x[3_000:], scores)[1])
     return Detector(encoder, scorer, calibration, relevance, float(np.quantile(nats, 1 - RATE)))
 
 
@@ -174,7 +174,7 @@ def test_normal_records_keep_the_budget(models: str, features: tuple[FeatureSett
 def test_records_only_become_likelier_and_only_surprising_ones_change(models: str) -> None:
     it, columns = detector(models, UP, 2), moved(normal(1_000, seed=2), "load", -40.0)
     before = windows(it.encoder, columns)
-    nats = it.calibration.nats(it.scorer.score(before))[1]
+    nats = it.calibration.nats(it.scorer.score(before))
     after, judged = it.judge(columns)
     assert (judged <= nats).all()
     changed = (after != before).any(axis=(1, 2))

@@ -104,7 +104,7 @@ def judged(chosen: DetectorSettings, scores: NDArray[np.floating], *, entities: 
         numbers={},
         texts={},
     )
-    return judge(scores[None].astype(np.float32), columns, chosen, Budget(0.01, None, 1_440))
+    return judge(["gmm"], scores[None].astype(np.float32), None, columns, chosen, Budget(0.01, None, 1_440))
 
 
 @pytest.mark.parametrize("level", ["online", "static"])

@@ -30,9 +30,9 @@ def clusters(n: int) -> Tensor:
     return (rows * torch.tensor([0.3, 2.0])).unsqueeze(1)
 
 
-def test_bic_finds_the_number_of_clusters_and_arguments_remember_it() -> None:
-    model = mixture(PLANE)
-    report = model.fit(clusters(800), clusters(80), seed=0)
+def test_the_number_of_clusters_is_found_and_arguments_remember_it() -> None:
+    model, (rows, later) = mixture(PLANE), torch.split(clusters(1000), [800, 200])
+    report = model.fit(rows, later, seed=0)
     assert report.details["components"] == 4
     assert model.arguments["components"] == 4
     torch.testing.assert_close(model.weights, torch.full((4,), 0.25), rtol=0, atol=0.03)
@@ -87,9 +87,27 @@ def test_the_most_frequent_category_costs_the_same_whether_set_or_not() -> None:
     assert model.explain(rows[:9]).expected.sum(1) == pytest.approx(1.0)
 
 
+def test_the_number_of_components_is_that_under_which_later_rows_are_likeliest() -> None:
+    rows = clusters(800)
+    later = (torch.randn(200, 1, 2, generator=seeded(2)) * rows.std(0)) + rows.mean(0)  # between the clusters
+    assert mixture(PLANE).fit(rows, later, seed=0).details["components"] == 1
+
+
+def test_a_few_later_rows_that_are_anomalies_do_not_choose() -> None:
+    rows, later = torch.split(clusters(1000), [800, 200])
+    later[:2] = 400.0 * torch.randn(2, 1, 2, generator=seeded(2)).sign()
+    assert mixture(PLANE).fit(rows, later, seed=0).details["components"] == 4
+
+
+@pytest.mark.parametrize(("width", "covariance", "most"), [(100, "full", 4), (300, "full", 1), (100, "tied", 8)])
+def test_wide_records_are_given_fewer_full_components(width: int, covariance: Covariance, most: int) -> None:
+    model = mixture(Layout((Block("load", "numeric", width),)), covariance=covariance)
+    assert model._sizes(rows=1000)[-1] == most
+
+
 def test_more_rows_than_are_needed_do_not_change_what_is_reported() -> None:
     model, rows = mixture(PLANE, 1), clusters(12_000)
-    assert model.fit(rows, rows[:50], seed=0).details["rows"] == 10_000
+    assert model.fit(rows, rows[:50], seed=0).details["rows"] == 8_000
 
 
 @pytest.mark.parametrize("width", [32, 33, 70])
@@ -147,9 +165,9 @@ def test_a_start_finds_its_components_again_where_another_category_is_left_out()
     assert start.reference.tolist() == [True, False, False]
     assert model.reference.tolist() == [False, True, False]
     x = rows(0.7).double()
-    known = start.precise()._components(x, standardised(x, layout), seed=0)
-    assert known.means_init[:, 1].tolist() == [0.0, 0.0]  # a column that is left out says nothing
-    np.testing.assert_allclose(known.precisions_init[:, 1], [[0.0, 1.0, 0.0]] * 2)
+    known = start.precise()._mixture(x, standardised(x, layout), seed=0)
+    assert known.means[:, 1].tolist() == [0.0, 0.0]  # a column that is left out says nothing
+    assert known.covariances[:, 1].tolist() == [[0.0, 1.0, 0.0]] * 2
     torch.testing.assert_close(model.means[:, 2], start.means[:, 2], rtol=0, atol=0.2)
     assert sorted(model.weights.tolist()) == pytest.approx([0.3, 0.7], abs=0.05)
 

@@ -19,5 +19,6 @@ def test_a_kind_is_built_with_its_arguments() -> None:
 
 
 def test_a_kind_that_there_is_not_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"of kind 'forest'\. Expected one of gmm, vae"):
+    known = "ar, autoencoder, flow, gan, gmm, kernel, tcn, transformer, vae"
+    with pytest.raises(ValueError, match=rf"of kind 'forest'\. Expected one of {known}"):
         build("forest", LAYOUT, {})

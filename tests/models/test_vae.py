@@ -16,7 +16,7 @@ PLANE = Layout((Block("position", "numeric", 2),))
 FLAGGED = Layout((Block("load", "numeric"), Block("failed", "binary"), Block("on", "binary")))
 
 
-def autoencoder(layout: Layout, score: Literal["nll", "reconstruction"] = "nll") -> VariationalAutoencoder:
+def autoencoder(layout: Layout, score: Literal["nll", "elbo", "reconstruction"] = "nll") -> VariationalAutoencoder:
     return VariationalAutoencoder(layout, latent=2, hidden=[32], score=score, epochs=120)
 
 
@@ -87,6 +87,29 @@ def test_a_flag_in_a_state_never_seen_costs_fifty_nats_and_is_named(record: list
     assert float(expected[0, changed]) == pytest.approx(float(changed == 2), abs=0.01)
 
 
+def test_the_evidence_lower_bound_is_looser_in_the_mean(on_a_curve: VariationalAutoencoder) -> None:
+    elbo = autoencoder(PLANE, "elbo")
+    elbo.load_state_dict(on_a_curve.state_dict())
+    with torch.inference_mode():
+        assert elbo.score(curve(2000)).mean() > on_a_curve.score(curve(2000)).mean()
+
+
+def test_the_evidence_lower_bound_is_the_mean_over_draws_of_the_joint_less_that_of_the_posterior(
+    on_a_curve: VariationalAutoencoder,
+) -> None:
+    elbo, x = autoencoder(PLANE, "elbo"), curve(20)
+    elbo.load_state_dict(on_a_curve.state_dict())
+    elbo.noise = torch.randn(4096, 1, 2, generator=seeded(3))
+    with torch.inference_mode():
+        numeric, discrete = elbo._parts(x)
+        mean, log_variance = elbo._posterior(numeric, discrete)
+        z = mean + (0.5 * log_variance).exp() * elbo.noise
+        ratio = 0.5 * (z.square() - elbo.noise.square() - log_variance).sum(-1)  # log q(z | x) - log p(z)
+        torch.testing.assert_close(
+            elbo.score(x), (elbo._surprise(numeric, discrete, z) + ratio).mean(0), rtol=0, atol=0.1
+        )
+
+
 def test_reconstruction_leaves_out_what_the_prior_says() -> None:
     bound, reconstruction = autoencoder(PLANE), autoencoder(PLANE, "reconstruction")
     for model in (bound, reconstruction):
@@ -128,7 +151,7 @@ def test_columns_whitened_anew_are_encoded_as_before(on_a_curve: VariationalAuto
     model._measure(turned(2000))
     model._carry_encoder(on_a_curve)
     for now, before in zip(
-        model._encode(*model._parts(curve(99))), on_a_curve._encode(*on_a_curve._parts(curve(99))), strict=True
+        model._posterior(*model._parts(curve(99))), on_a_curve._posterior(*on_a_curve._parts(curve(99))), strict=True
     ):
         torch.testing.assert_close(now, before, rtol=1e-4, atol=1e-3)
 
@@ -141,7 +164,7 @@ def test_flags_of_another_frequency_are_encoded_as_before() -> None:
     model._measure(rows)
     model._carry_encoder(start)
     with torch.inference_mode():
-        now, before = (it._encode(*it._parts(rows))[0] for it in (model, start))
+        now, before = (it._posterior(*it._parts(rows))[0] for it in (model, start))
     torch.testing.assert_close(now, before, rtol=1e-4, atol=1e-4)
 
 
@@ -154,7 +177,7 @@ def test_the_regressed_decoder_errs_by_nothing_in_the_mean_and_by_its_variance(
     model._regress_decoder(turned(2000), seeded(1))
     with torch.inference_mode():
         numeric, discrete = model._parts(turned(2000))
-        mean, log_variance = model._encode(numeric, discrete)
+        mean, log_variance = model._posterior(numeric, discrete)
         z = mean + (0.5 * log_variance).exp() * torch.randn(64, *mean.shape, generator=seeded(2))
         error = (numeric - model._decode(z)[0]) * (-0.5 * model._bounded_log_variance()).exp()
     torch.testing.assert_close(error.mean((0, 1)), torch.zeros(2), rtol=0, atol=0.1)

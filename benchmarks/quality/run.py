@@ -2,6 +2,8 @@
 
     python -m benchmarks.quality --suite FOLDER [--json FILE] [--models gmm,vae,gmm+vae] [--only NAME] [--jobs 2]
 
+Detectors of libraries rank the same rows (see `benchmarks.quality.libraries`); what is not installed is named.
+
 A suite is a folder of families, folders of npz files with `X_train`, `y_train`, `X_test`, `y_test` (rows in order of
 time, 1 = anomalous) and `meta`, JSON whose `kind` is ts or tabular; other kinds are left out. Rows take the product's
 own way: as JSON records, a minute apart, through a broker in memory, `gather`, `train`, `Stream.poll` and
@@ -41,6 +43,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.measures import AFTERMATH, Answer, Flags, decisions, events, normal_rows, vus_pr
+from benchmarks.quality import comparison
+from benchmarks.quality.comparison import compared
+from benchmarks.quality.costs import measured
+from benchmarks.quality.libraries import judged_by_libraries, missing
 from consumers.memory import MemoryBroker
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
@@ -57,7 +63,7 @@ TOPIC = "rows"
 START_MS = 1_767_225_600_000
 
 Row = dict[str, Any]
-TABLES: dict[str, Any] = {"window": {"length": 1}, "calibration": {"level": "static"}}
+TABLES: dict[str, Any] = {"calibration": {"level": "static"}}
 """Settings for rows without order."""
 
 
@@ -88,11 +94,23 @@ def main() -> None:
     by_models = {name: collected([judged[name] for judged in found]) for name in models}
     for name, result in by_models.items():
         tell(name, result["summary"]["families"])
+    beside = compared(found)
+    comparison.tell(beside)
+    for name, remedy in missing().items():
+        sys.stderr.write(f"left out, not installed: {name} ({remedy})\n")
     if left_out:
         sys.stderr.write(f"left out, of another kind: {', '.join(left_out)}\n")
     first = by_models[models[0]]
     if given.json:
-        everything = {"models": by_models, "left_out": left_out, **first}
+        libraries = {name: [judged[name] for judged in found] for name in found[0] if name not in models}
+        everything = {
+            "models": by_models,
+            "left_out": left_out,
+            "compared": beside,
+            "libraries": libraries,
+            "not_installed": missing(),
+            **first,
+        }
         given.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     told = {"models": models[0], **first["summary"], **({"json": str(given.json)} if given.json else {})}
     print(json.dumps(told))  # noqa: T201 - the result
@@ -125,9 +143,9 @@ def measure(paths: Sequence[Path], models: Sequence[str], jobs: int) -> list[dic
 
 
 def judge(path: Path, models: Sequence[str]) -> dict[str, Row]:
-    """Figures of one data set with each of these models."""
+    """Figures of one data set with each of these models, and by the libraries."""
     data = load(path)
-    return {name: row(data, *answers(data, name)) for name in models}
+    return {**{name: row(data, *answers(data, name)) for name in models}, **judged_by_libraries(path)}
 
 
 def load(path: Path) -> DataSet:
@@ -158,18 +176,23 @@ def records(rows: NDArray[np.floating], minutes: NDArray[np.intp], features: Seq
     ]
 
 
-def answers(data: DataSet, models: str) -> tuple[Bundle, dict[str, Answer]]:
-    """A version trained on the training rows, and what it says of the test rows at each rate."""
+def answers(data: DataSet, models: str) -> tuple[Bundle, dict[str, Answer], Row]:
+    """A version trained on the training rows, what it says of the test rows at each rate, and what that took."""
     broker = MemoryBroker()
     broker.create_topics({TOPIC: 1})
     for record in data.training:
         broker.append(TOPIC, record)
     settings = {name: settings_for(data, models, rate) for name, rate in RATES.items()}
     first = next(iter(settings.values()))
-    bundle = train(gather(first, broker, now_ms=0), first, created=datetime.fromtimestamp(START_MS / 1000, UTC))
+    training = gather(first, broker, now_ms=0)
+    with measured() as fitting:
+        bundle = train(training, first, created=datetime.fromtimestamp(START_MS / 1000, UTC))
     for record in data.test:
         broker.append(TOPIC, record)
-    return bundle, scored(broker, bundle, settings, len(data.test))
+    with measured() as scoring:
+        said = scored(broker, bundle, settings, len(data.test))
+    rate = len(data.test) / scoring.seconds
+    return bundle, said, {"fit_s": fitting.seconds, "fit_peak_mb": fitting.peak_mb, "rows_per_s": rate}
 
 
 def settings_for(data: DataSet, models: str, rate: float) -> DetectorSettings:
@@ -180,7 +203,7 @@ def settings_for(data: DataSet, models: str, rate: float) -> DetectorSettings:
             "kafka": {"bootstrap": "127.0.0.1:1"},
             "stream": {"topics": [TOPIC], "timestamp": "ts"},
             "features": data.features,
-            "models": [{"type": model} for model in models.split("+")],
+            "models": "auto" if models == "auto" else models.split("+"),
             "training": {"records": len(data.training), "min_records": min(len(data.training), 500)},
             "alerts": {"topic": "alerts", "rate": rate},
             **(TABLES if data.kind == "tabular" else {}),
@@ -218,7 +241,7 @@ def answer(outcomes: Sequence[Outcome], start: int, n: int) -> Answer:
     return said
 
 
-def row(data: DataSet, bundle: Bundle, said: Mapping[str, Answer]) -> Row:
+def row(data: DataSet, bundle: Bundle, said: Mapping[str, Answer], took: Row) -> Row:
     """All figures of one data set. Rows of a table have no neighbours, so each anomalous one is an event."""
     labels, kind = data.labels, KINDS[data.kind]
     found = events(labels) if kind == "streams" else np.flatnonzero(labels)[:, None] + np.arange(2)
@@ -236,6 +259,7 @@ def row(data: DataSet, bundle: Bundle, said: Mapping[str, Answer]) -> Row:
         "events": len(found),
         "auroc": float(roc_auc_score(labels, scores)) if both else None,
         "average_precision": float(average_precision_score(labels, scores)) if both else None,
+        **took,
     }
     if kind == "streams":
         figures["vus_pr"] = vus_pr(labels, scores) if both else None
@@ -296,7 +320,3 @@ def tell(models: str, families: Mapping[str, Row]) -> None:
         cells = ("-" if figures[name] is None else figures[name] for name in names)
         lines.append(f"{family:22}" + "".join(f"{cell:>19}" for cell in cells))
     sys.stderr.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

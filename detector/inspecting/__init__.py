@@ -1,0 +1,1 @@
+"""What a trained version knows of its records, in figures and pictures."""
