@@ -112,10 +112,11 @@ def vus_pr(labels: Flags, scores: Scores, longest: int = LONGEST_BUFFER) -> floa
 
 
 class Answer(NamedTuple):
-    """What a detector said of n rows: −ln p against its calibration rows (n,), where it raised an alarm (n,), what was
-    elevated in an incident (n,), how many alerts of each kind it told, and how many rows it could not score: these are
-    0 and false here."""
+    """What a detector said of n rows: by what they are ranked (n,), −ln p against its calibration rows (n,), where it
+    raised an alarm (n,), what was elevated in an incident (n,), how many alerts of each kind it told, and how many rows
+    it could not score: these are 0 and false here."""
 
+    ranking: Scores
     static_nats: Scores
     alarm: Flags
     elevated: Flags

@@ -103,7 +103,7 @@ def judged(bundle: Bundle, scorer: Scorer, x: NDArray[np.float32], entity: NDArr
     for start in range(0, len(x), BATCH):
         scores = scorer.score(x[start : start + BATCH])
         lately = averages.update(scores, table.locate(entity[start : start + BATCH]))
-        found.append(bundle.calibration.nats_in_time(scores, bundle.calibration.by_model(scores), lately))
+        found.append(bundle.calibration.in_time(scores, bundle.calibration.by_model(scores), lately)[0])
     return np.concatenate(found)
 
 

@@ -24,9 +24,12 @@ TAIL_SHARE = 0.1
 """Share of the calibration rows, the highest scores, that the tail is fitted to."""
 SHAPE_RANGE = (0.05, 0.5)
 """Bounds of the tail's shape: above 0, so that huge scores do not run away; at most 1/2, so that they keep an order."""
-WEIGHTS = (0.5, 1.0, 0.5, 0.25)
-"""How much the record itself counts, and the average of each of `HALF_LIVES`: a slower one half as much as the one
-before, as it goes on longest after an incident is over."""
+WEIGHTS = (1.0, 0.5, 0.25)
+"""How much the average over each of `HALF_LIVES` counts: a slower one half as much as the one before, as it goes on
+longest after an incident is over."""
+OWN_WEIGHT, OWN_WEIGHT_RANKED = 1.0, 0.5
+"""How much the record itself counts for alarms, and where records are ranked: averages show which records belong to an
+incident, but they come in runs, of which calibration sees few, and a budget must not rest on few."""
 
 
 def rows_needed(rate: float) -> int:
@@ -150,7 +153,7 @@ class Calibration:
         found = cls(scales, slow, None, None, usual)
         by_model = found.by_model(np.stack([*scores.values()]))
         alone = ScoreScale.fit(by_model.mean(axis=0)) if len(scales) > 1 else None
-        combined = None if averages is None else ScoreScale.fit(found._with_past(by_model, averages))
+        combined = None if averages is None else ScoreScale.fit(found._with_past(by_model, averages)[0])
         return replace(found, alone=alone, combined=combined)
 
     @property
@@ -178,11 +181,15 @@ class Calibration:
             return next(iter(self.scales.values())).nats(scores[0])
         return self.alone.nats(self.by_model(scores).mean(axis=0))
 
-    def nats_in_time(
+    def in_time(
         self, scores: NDArray[np.floating], by_model: NDArray[np.float64], averages: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Scores (m, n), the nats of each, and the averages (m, half-lives, n) at each record, to −ln p (n,)."""
-        return self.nats(scores) if self.combined is None else self.combined.nats(self._with_past(by_model, averages))
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores (m, n), the nats of each, and the averages (m, half-lives, n) at each record, to −ln p (n,), and by what
+        records are ranked (n,)."""
+        if self.combined is None:
+            return self.nats(scores), by_model.mean(axis=0)
+        surprise, ranking = self._with_past(by_model, averages)
+        return self.combined.nats(surprise), ranking
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
         """Everything fitted, by name."""
@@ -220,14 +227,20 @@ class Calibration:
         """By which p-values are read off in the end."""
         return self.combined or self.alone or next(iter(self.scales.values()))
 
-    def _with_past(self, by_model: NDArray[np.float64], averages: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The weighted mean (n,) of the nats of records (m, n) and of averages (m, half-lives, n), over all models."""
-        found, weights = by_model.mean(axis=0) * WEIGHTS[0], WEIGHTS[1:]
+    def _with_past(
+        self, by_model: NDArray[np.float64], averages: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The weighted means (n,) of the nats of records (m, n) and of averages (m, half-lives, n), over all models: as
+        they count for alarms, and for ranking."""
+        own, past = by_model.mean(axis=0), np.zeros(by_model.shape[1])
         for scales, of_model in zip(self.slow.values(), averages, strict=True):
-            for scale, weight, average in zip(scales, weights, of_model, strict=True):
-                found += weight / len(averages) * scale.graded(average)
-        mean: NDArray[np.float64] = found / sum(WEIGHTS)
-        return mean
+            for scale, weight, average in zip(scales, WEIGHTS, of_model, strict=True):
+                past += weight / len(averages) * scale.graded(average)
+        total = sum(WEIGHTS)
+        return (
+            (OWN_WEIGHT * own + past) / (OWN_WEIGHT + total),
+            (OWN_WEIGHT_RANKED * own + past) / (OWN_WEIGHT_RANKED + total),
+        )
 
     def _named(self) -> Iterator[tuple[str, ScoreScale]]:
         yield from self.scales.items()

@@ -19,6 +19,7 @@ from detector.recursion import (
     CREDIT,
     ENTITY,
     EXCESS_RANGE,
+    EXCURSION,
     HOME,
     KNOWN,
     M0,
@@ -27,6 +28,7 @@ from detector.recursion import (
     OFFSET0,
     Q0,
     RING,
+    RISE,
     SEGMENT,
     SLOW,
     TAIL,
@@ -74,6 +76,21 @@ class CalibrationRows(NamedTuple):
         """Some of the rows, of the same segments."""
         return CalibrationRows(self.nats[rows], self.entity[rows], self.segment[rows], self.names)
 
+    def independent(self, tail: float) -> float:
+        """As how many rows these count where the tail is concerned: scores that come in runs, as averages do, tell no
+        more of it than there are runs.
+
+        n θ with the extremal index θ, runs of exceedances of the (1 − β) quantile over exceedances (Smith and Weissman,
+        JRSS B 1994); a run of an entity is over after as many of its records as it takes an excursion to be over.
+        """
+        order = np.argsort(self.entity, kind="stable")
+        entity, nats = self.entity[order], self.nats[order]
+        beyond = np.flatnonzero(nats > np.quantile(nats, 1 - tail)) if len(nats) else np.empty(0, np.int64)
+        if not len(beyond):
+            return float(len(nats))
+        goes_on = (np.diff(beyond) <= EXCURSION / RISE) & (np.diff(entity[beyond]) == 0)
+        return len(nats) * (1 - float(goes_on.sum()) / len(beyond))
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, by name."""
         names = np.frombuffer(json.dumps(self.names).encode(), np.uint8)
@@ -98,7 +115,7 @@ class Start(NamedTuple):
     def fit(cls, rows: CalibrationRows, *, rate: float, adapt: bool = True) -> Start:
         """A segment's q and m are shrunken to everybody's by its number of rows; then all rows are lived through once
         more, so that the level begins where it would have come to. Rows too few for `rate` leave the tail extrapolated:
-        the level then begins higher by ln(1/(rate·n)).
+        the level then begins higher by ln(1/(rate·n)), of which n counts what is independent.
         """
         tail, count, n = tail_share(rate), len(rows.names), len(rows.nats)
         everybody = rows._replace(segment=np.zeros(n, np.int32))
@@ -108,7 +125,7 @@ class Start(NamedTuple):
         q, m = _tails(rows, count, tail)
         shrunken = _at_rest(weight * q + (1 - weight) * whole[0, Q], weight * m + (1 - weight) * whole[0, M])
         states = np.concatenate([whole, _lived(rows, shrunken, rate, tail, adapt)])
-        states[:, OFFSET] += max(0.0, -math.log(rate * n))
+        states[:, OFFSET] += max(0.0, -math.log(rate * rows.independent(tail))) if n else 0.0
         states[:, OFFSET0] = states[:, OFFSET]
         return cls(states, {name: 1 + number for number, name in enumerate(rows.names)}, tail, adapt)
 

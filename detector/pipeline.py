@@ -43,7 +43,8 @@ from models.scorer import Scorer
 class Outcome:
     """What became of a batch. Every record is either a row of `columns`, scored, or a dead letter.
 
-    `decided` holds what was decided of each row and `promised` (n,) the alarms per record that it was promised;
+    `decided` holds what was decided of each row, `promised` (n,) the alarms per record that it was promised, and
+    `ranking` (n,) how unlikely it is beside others, where what came lately counts for more than in alarms;
     `messages` holds alerts and dead letters, to be published together with `positions`, unless `refused` says why not.
     `hushed` is how many alarms were not told for what people had said of others.
     What `unprompted` partitions told came of no record: a replay of the log would tell it again.
@@ -52,6 +53,7 @@ class Outcome:
     columns: Columns
     decided: Decided
     promised: NDArray[np.float64]
+    ranking: NDArray[np.float64]
     alerts: Sequence[Alert]
     dead_letters: Sequence[DeadLetter]
     messages: Sequence[Message]
@@ -69,7 +71,8 @@ class Outcome:
 
 class Judged(NamedTuple):
     """Rows (n, window, d) as the models saw them, what each model said in nats (m, n), what was decided, the
-    promised rate (n,), the names of the segments (n,), and how many alarms feedback took back."""
+    promised rate (n,), the names of the segments (n,), how many alarms feedback took back, and by what records are
+    ranked (n,)."""
 
     x: NDArray[np.float32]
     by_model: NDArray[np.float64]
@@ -77,6 +80,7 @@ class Judged(NamedTuple):
     promised: NDArray[np.float64]
     segment: NDArray[np.object_]
     hushed: int
+    ranking: NDArray[np.float64]
 
 
 class Pipeline:
@@ -213,6 +217,7 @@ class Pipeline:
             columns=columns.take(scored) if unscored else columns,
             decided=judged.decided.take(scored) if unscored else judged.decided,
             promised=judged.promised[scored],
+            ranking=judged.ranking[scored],
             alerts=alerts,
             dead_letters=[DeadLetter(row, DeadLetterReason.UNSCORABLE, "a model gave no number") for row in unscored],
             messages=[alert.message(self._settings.alerts.topic) for alert in alerts],
@@ -274,7 +279,7 @@ class Pipeline:
             ],
             axis=-1,
         )
-        nats = calibration.nats_in_time(scores, by_model, averages)
+        nats, ranking = calibration.in_time(scores, by_model, averages)
         answers = [self._memory(partition).decide(part, nats[places[partition]]) for partition, part in seen.items()]
         said, segment = concat([levelled for levelled, _ in answers]), segments(columns, self._settings.calibration.by)
         promised = np.concatenate([np.empty(0), *(rates for _, rates in answers)])
@@ -287,7 +292,8 @@ class Pipeline:
         for partition, part in seen.items():
             of_part = Levelled._make(array[places[partition]] for array in said)
             self._memory(partition).hush(part, of_part, doubted[places[partition]])
-        return Judged(x, by_model, decision(nats, said, self._most_surprised(by_model)), promised, segment, hushed)
+        decided = decision(nats, said, self._most_surprised(by_model))
+        return Judged(x, by_model, decided, promised, segment, hushed, ranking)
 
     def _scored(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Rows (n, window, d) as far as they count, and each model's score of them (m, n)."""
@@ -336,7 +342,7 @@ class Pipeline:
             self._service.bundle.calibration.nats(scores),
         )
         decided = judged_again(judged.decided.take(causes), nats, self._most_surprised(by_model))
-        rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes], 0)
+        rescored = Judged(x, by_model, decided, judged.promised[causes], judged.segment[causes], 0, nats)
         return told_again(columns.take(causes), again), rescored
 
     def _others(self, seen: Mapping[Partition, Seen], idle_ms: float) -> Iterator[tuple[Partition, Alert]]:

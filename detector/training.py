@@ -151,7 +151,7 @@ def _untrained(settings: DetectorSettings, order: Order, layout: Layout) -> dict
     what came before it tells nothing."""
     given, models = settings.window.length, dict[str, GenerativeModel]()
     for it in chosen(settings.models, order):
-        natural = KINDS[it.type].window if order.there else 1
+        natural = KINDS[it.type].natural_window(layout.columns) if order.there else 1
         window = natural if given is None else given
         models[it.type] = build(it.type, replace(layout, window=window), it.model_dump(exclude={"type"}))
     return models
@@ -194,7 +194,7 @@ def _in_time(
     """−ln p (n,) of scores (m, n), with the averages at each where these count."""
     if averages is None:
         return calibration.nats(scores)
-    return calibration.nats_in_time(scores, calibration.by_model(scores), averages)
+    return calibration.in_time(scores, calibration.by_model(scores), averages)[0]
 
 
 def judge(

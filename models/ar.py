@@ -26,8 +26,11 @@ _NORMAL_MAD = 1.4826  # deviation of a normal distribution in median absolute de
 _SAME = 0.01  # values of a switch no farther apart are one
 _UNSEEN = 30.0  # nats of a value that no row had, beyond what any usual record comes to
 _OTHER, _NONE = 2, 3  # states of a switch that is at neither of its values, and of one that is not known
+_MOST_INPUTS = (
+    512  # columns of the past that a forecast rests on where the settings say nothing, or those of one record
+)
 _TINY = 1e-12
-_MOST = 20.0  # where scaled values end
+_MOST = 60.0  # where scaled values end
 
 
 class LinearAutoregression(GenerativeModel):
@@ -42,7 +45,8 @@ class LinearAutoregression(GenerativeModel):
 
     What takes a few values only jumps, and has no Gaussian innovations: binary columns, one-hot blocks, and numeric
     columns with at most two values in training (switches), are Markov chains of order one with counts smoothed by ½
-    (Krichevsky and Trofimov 1981). A value never seen costs `_UNSEEN` nats.
+    (Krichevsky and Trofimov 1981). A value never seen costs `_UNSEEN` nats at
+    least.
 
     Fails where columns of one record must fit together rather than follow from the past (their innovations are taken
     to be independent), where the past acts in ways that are not linear, and on records without order.
@@ -93,6 +97,11 @@ class LinearAutoregression(GenerativeModel):
         self.register_buffer("moves", torch.zeros(hot + 1, hot))
         self.register_buffer("start_mean", torch.zeros(d))
         self.register_buffer("start_factor", torch.zeros(d, d))
+
+    @classmethod
+    def natural_window(cls, columns: int) -> int:
+        """Fewer records of many columns: the regression costs the cube of the columns that it looks at."""
+        return max(2, min(cls.window, 1 + _MOST_INPUTS // columns))
 
     def fit(
         self,
@@ -165,7 +174,7 @@ class LinearAutoregression(GenerativeModel):
         past, newest = _lagged(known)
         coefficients, intercept = ridge(past, newest, penalties, prior).chosen(best)
         sigma = _deviation(newest - intercept - past @ coefficients, least)
-        self.coefficients = (coefficients * gaussian).float()
+        self.coefficients = (coefficients * gaussian).float().contiguous()
         through = torch.cat([-coefficients.view(window - 1, d, d), torch.eye(d).to(coefficients).unsqueeze(0)])
         whitening = through / deviation.view(1, d, 1) / sigma * gaussian
         self.whitening = whitening.view(window * d, d).float().contiguous()

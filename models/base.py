@@ -141,6 +141,11 @@ class GenerativeModel(nn.Module, ABC):
         bound on one.
         """
 
+    @classmethod
+    def natural_window(cls, columns: int) -> int:
+        """How many records it looks at where the settings say nothing and records have so many columns."""
+        return cls.window
+
     @property
     def scored_columns(self) -> int:
         """Of how many columns `score` is the likelihood."""

@@ -136,9 +136,9 @@ def maximised(rows: Tensor, shares: Tensor, prior: Prior, shape: Shape) -> Mixtu
 
         Σ_k = (S_k + ν P) / (n_k + ν) + floor,    P = Σ_j S_j / n, shrunken to a sphere
 
-    with S_k the scatter about its mean and n_k the rows of component k: the mean of its covariance a posteriori under an
-    inverse Wishart prior of scale ν P and ν + D + 1 degrees of freedom (Fraley and Raftery, 2007, take the mode), with a
-    P that the components share. A component of few rows is as wide as P, and tied covariances are P itself.
+    with S_k the scatter about its mean and n_k the rows of component k: the mean of its covariance a posteriori under
+    an inverse Wishart prior of scale ν P and ν + D + 1 degrees of freedom (Fraley and Raftery, 2007, take the mode),
+    with a P that the components share. A component of few rows is as wide as P, and tied covariances are P itself.
     """
     counts = shares.sum(0)
     means = shares.T @ rows / (counts + _MEAN_SHRINKAGE).unsqueeze(1)

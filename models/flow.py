@@ -106,13 +106,13 @@ class NormalisingFlow(Replacing):
         numeric = [column for column in range(width) if column not in set(discrete)]
         self._map, self._shapes = _MAPS[transform]
         self._parameters_each = sum(map(math.prod, self._shapes))
-        forwards, context = torch.arange(len(numeric)), torch.full((len(discrete),), -1)
+        forwards, context = [*range(len(numeric))], [-1] * len(discrete)
         self.conditioners = nn.ModuleList(
-            masked_perceptron(torch.cat([order, context]), order.repeat_interleave(self._parameters_each), hidden)
-            for order in ([forwards, forwards.flip(0)] * transforms)[:transforms]
+            masked_perceptron([*order, *context], [n for n in order for _ in range(self._parameters_each)], hidden)
+            for order in ([forwards, forwards[::-1]] * transforms)[:transforms]
         )
         self._sizes = [1] * widths[0] + widths[1:]
-        feature = torch.tensor([n for n, size in enumerate(self._sizes) for _ in range(size)], dtype=torch.long)
+        feature = [n for n, size in enumerate(self._sizes) for _ in range(size)]
         self.chain = masked_perceptron(feature, feature, hidden)
         self.heads = Discrete(widths)
         self.register_buffer("discrete", torch.tensor(discrete, dtype=torch.long), persistent=False)

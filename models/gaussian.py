@@ -39,7 +39,7 @@ def factor(rows: Tensor) -> Tensor:
     covariance = centred.T @ centred / len(rows)
     slack = _SLACK * covariance.diagonal().clamp_min(_LEAST_VARIANCE)
     lower: Tensor = torch.linalg.cholesky(covariance + slack.diag())
-    return lower
+    return lower.contiguous()  # LAPACK has columns first, with which it could not be saved
 
 
 def excess(gradient: Tensor, precision: Tensor, replaced: Tensor) -> Tensor:

@@ -26,12 +26,12 @@ class MaskedLinear(nn.Linear):
         return F.linear(input, self.weight * self.mask, self.bias)
 
 
-def masked_perceptron(inputs: Tensor, outputs: Tensor, hidden: Sequence[int]) -> nn.Sequential:
+def masked_perceptron(inputs: Sequence[int], outputs: Sequence[int], hidden: Sequence[int]) -> nn.Sequential:
     """Outputs of some degree (o,) see inputs (i,) of lower degrees alone.
     Degrees of hidden units are spread evenly from −1, of inputs that all may see, so that none goes short of units."""
-    last = max(outputs.tolist(), default=0) - 1.0
-    degrees = [inputs, *(torch.linspace(-1.0, last, width).round() for width in hidden)]
+    last = max(outputs, default=0) - 1.0
+    degrees = [torch.tensor(inputs), *(torch.linspace(-1.0, last, width).round() for width in hidden)]
     layers: list[nn.Module] = []
     for below, above in pairwise(degrees):
         layers += [MaskedLinear(below <= above.unsqueeze(1)), nn.SiLU()]
-    return nn.Sequential(*layers, MaskedLinear(degrees[-1] < outputs.unsqueeze(1)))
+    return nn.Sequential(*layers, MaskedLinear(degrees[-1] < torch.tensor(outputs).unsqueeze(1)))

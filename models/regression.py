@@ -45,4 +45,4 @@ def ridge(inputs: Tensor, targets: Tensor, penalties: Sequence[float], towards: 
 def pooled_deviation(residuals: Tensor, forecast: Tensor) -> Tensor:
     """(k,): √((s² + r²) / 2) with s the deviation of training residuals (n, k) and r² the mean squares (k,) of those of
     held-back rows: of rows that a model was fitted to they are too small, and of few later ones they are a guess."""
-    return ((residuals.var(0, correction=0) + forecast) / 2).sqrt()
+    return (((residuals - residuals.mean(0)).square().mean(0) + forecast) / 2).sqrt()

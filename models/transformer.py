@@ -66,7 +66,7 @@ class _Layer(nn.Module):
 
     def forward(self, hidden: Tensor, last: bool) -> Tensor:
         asked, key, value = (
-            part.view(*part.shape[:2], self._heads, -1).transpose(1, 2)  # (n, heads, p, width / heads)
+            part.unflatten(2, (self._heads, -1)).transpose(1, 2)  # (n, heads, p, width / heads)
             for part in self.projection(self.attended(hidden)).chunk(3, dim=-1)
         )
         if last:

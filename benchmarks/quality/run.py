@@ -228,10 +228,12 @@ def scored(broker: MemoryBroker, bundle: Bundle, settings: Mapping[str, Detector
 def answer(outcomes: Sequence[Outcome], start: int, n: int) -> Answer:
     """The outcomes of all batches as one, for n records from offset `start` on."""
     said = Answer(
-        np.zeros(n), np.zeros(n, bool), np.zeros(n, bool), Counter(), sum(len(o.dead_letters) for o in outcomes)
+        *(np.zeros(n), np.zeros(n), np.zeros(n, bool), np.zeros(n, bool)),
+        *(Counter(), sum(len(o.dead_letters) for o in outcomes)),
     )
     for outcome in outcomes:
         rows, decided = outcome.columns.offsets - start, outcome.decided
+        said.ranking[rows] = outcome.ranking
         said.static_nats[rows], said.alarm[rows], said.elevated[rows] = (
             decided.static_nats,
             decided.alarm,
@@ -246,7 +248,7 @@ def row(data: DataSet, bundle: Bundle, said: Mapping[str, Answer], took: Row) ->
     labels, kind = data.labels, KINDS[data.kind]
     found = events(labels) if kind == "streams" else np.flatnonzero(labels)[:, None] + np.arange(2)
     normal = normal_rows(labels, found, AFTERMATH if kind == "streams" else 0)
-    scores = next(iter(said.values())).static_nats
+    scores = next(iter(said.values())).ranking
     both = bool(labels.any() and not labels.all())
     figures: Row = {
         "name": data.name,

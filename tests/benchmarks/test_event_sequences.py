@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from benchmarks.event_sequences import (
     records,
     windows,
 )
+from benchmarks.measures import Scores
 
 
 def sessions(*events: list[int]) -> Sessions:
@@ -72,7 +74,7 @@ def test_records_name_their_session_and_follow_one_another() -> None:
     assert np.diff([it["ts"] for it in told]).tolist() == [1000] * 4
 
 
-WAYS = {
+WAYS: dict[str, Callable[[Suite], tuple[Scores, Scores]]] = {
     "markov": markov,
     "tcn": lambda suite: likelihood(suite, "tcn"),
     "auto": lambda suite: in_service(suite, "auto"),

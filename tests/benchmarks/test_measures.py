@@ -118,7 +118,7 @@ def test_the_oracle_is_the_best_of_all_thresholds(seed: int, false_alarms: int, 
 def test_decisions_tell_false_alarms_from_found_events_and_alarms_from_elevated_rows() -> None:
     labels = flags(500, range(200, 210))
     scores = np.where(flags(500, [50, 204]), 9.0, 0.0)
-    said = Answer(scores, flags(500, [50, 204, 400]), flags(500, [51, 52, 202]), Counter(opened=3, drift=1), 0)
+    said = Answer(scores, scores, flags(500, [50, 204, 400]), flags(500, [51, 52, 202]), Counter(opened=3, drift=1), 0)
     told = decisions(said, 0.01, events(labels), normal_rows(labels, events(labels)))
     normal = 474  # 500 rows but for 10 of the event and 16 after it
     assert (told["expected"], told["alarms"], told["in_band"]) == (0.01 * normal, 2, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -19,13 +20,13 @@ from torch import Tensor
 from models.base import Block, FitReport, GenerativeModel, Layout, seeded
 from models.registry import KINDS, build
 
-VAE = {"latent": 4, "hidden": [32, 16], "epochs": 40}
-TRANSFORMER = {"width": 16, "heads": 2, "layers": 2, "epochs": 40}
+VAE = {"latent": 4, "hidden": [32, 16], "epochs": 25}
+TRANSFORMER = {"width": 16, "heads": 2, "layers": 2, "epochs": 15}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ar": ("ar", {}),
-    "flow-maf": ("flow", {"transform": "maf", "transforms": 2, "hidden": [32], "epochs": 40}),
-    "flow-nsf": ("flow", {"transform": "nsf", "transforms": 2, "hidden": [32], "epochs": 15}),
-    "gan": ("gan", VAE),
+    "flow-maf": ("flow", {"transform": "maf", "transforms": 2, "hidden": [32], "epochs": 20}),
+    "flow-nsf": ("flow", {"transform": "nsf", "transforms": 1, "hidden": [32], "epochs": 15}),
+    "gan": ("gan", {**VAE, "epochs": 40}),
     "gmm-full": ("gmm", {"components": None, "max_components": 4, "covariance": "full"}),
     "gmm-diag": ("gmm", {"components": 8, "max_components": 8, "covariance": "diag"}),
     "gmm-tied": ("gmm", {"components": 3, "max_components": 8, "covariance": "tied"}),
@@ -34,8 +35,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae-nll": ("vae", {**VAE, "score": "nll"}),
     "vae-elbo": ("vae", {**VAE, "score": "elbo"}),
     "vae-reconstruction": ("vae", {**VAE, "score": "reconstruction"}),
-    "tcn-gaussian": ("tcn", {"channels": 16, "output": "gaussian", "epochs": 40}),
-    "tcn-mixture": ("tcn", {"channels": 16, "output": "mixture", "epochs": 40}),
+    "tcn-gaussian": ("tcn", {"channels": 16, "output": "gaussian", "epochs": 20}),
+    "tcn-mixture": ("tcn", {"channels": 16, "output": "mixture", "epochs": 20}),
     "transformer-gaussian": ("transformer", {**TRANSFORMER, "output": "gaussian"}),
     "transformer-mixture": ("transformer", {**TRANSFORMER, "output": "mixture"}),
 }
@@ -144,7 +145,7 @@ def test_scores_are_finite_float32_one_a_row(variant: str, layout: Layout) -> No
 
 @every_variant
 def test_gradients_reach_every_parameter(variant: str) -> None:
-    model = fit(variant, MIXED)
+    model = copy.deepcopy(fitted(variant, MIXED))
     if not list(model.parameters()):
         pytest.skip("not trained by gradient")
     torch.autograd.backward(model.score(mixed_rows(64, 3)).sum())
@@ -455,14 +456,14 @@ def test_a_start_is_left_as_it_was(variant: str) -> None:
     start = fitted(variant, MIXED)
     before, arguments = {name: it.clone() for name, it in start.state_dict().items()}, dict(start.arguments)
     fit_on(variant, renamed_rows, 60, start=start)
-    fit_on(variant, renamed_rows, start=start)
+    fit_on(variant, renamed_rows, 1000, start=start)
     assert all(torch.equal(tensor, before[name]) for name, tensor in start.state_dict().items())
     assert start.arguments == arguments
     assert not start.training
 
 
 @every_variant
-@pytest.mark.parametrize("n", [60, 2000])
+@pytest.mark.parametrize("n", [60, 1000])  # with draws from the start beside them, and without
 def test_from_a_start_saved_and_loaded_the_same_seed_gives_the_same_scores(variant: str, n: int) -> None:
     start, x = fitted(variant, MIXED), mixed_rows(100, 3)
     loaded = build(start.kind, MIXED, start.arguments)

@@ -144,15 +144,15 @@ def test_arrays_carry_everything() -> None:
 
 
 def in_time(seed: int, models: int = 1) -> tuple[Calibration, Floats]:
-    """A calibration with averages on 2,000 scores of each model, and 5,000 (models, n) that it has not seen, of
+    """A calibration with averages on 8,000 scores of each model, and as many (models, n) that it has not seen, of
     entities in turn whose records depend on nothing."""
-    scores = np.stack([normal_scores(7_000, 1_000 * seed + model) for model in range(models)])
-    before = scores[:, :2_000]
+    scores = np.stack([normal_scores(16_000, 1_000 * seed + model) for model in range(models)])
+    before = scores[:, :8_000]
     calibration = Calibration.fit(
         {f"model {number}": row for number, row in enumerate(before)},
-        averaged(before, machines(2_000), Usual.of(before)),
+        averaged(before, machines(8_000), Usual.of(before)),
     )
-    return calibration, scores[:, 2_000:]
+    return calibration, scores[:, 8_000:]
 
 
 def machines(n: int) -> NDArray[np.object_]:
@@ -162,7 +162,7 @@ def machines(n: int) -> NDArray[np.object_]:
 def said_in_time(calibration: Calibration, scores: Floats) -> Floats:
     """−ln p (n,) of scores (m, n), one record after another."""
     averages = averaged(scores, machines(scores.shape[1]), calibration.usual)
-    return calibration.nats_in_time(scores, calibration.by_model(scores), averages)
+    return calibration.in_time(scores, calibration.by_model(scores), averages)[0]
 
 
 def test_arrays_carry_the_averages_too() -> None:
@@ -176,8 +176,8 @@ def test_arrays_carry_the_averages_too() -> None:
 @pytest.mark.parametrize("models", [1, 3])
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.01])
 def test_with_averages_unseen_normal_records_cross_the_level_at_the_promised_rate(rate: float, models: int) -> None:
-    realised = [(said_in_time(*in_time(seed, models)) >= -math.log(rate)).mean() for seed in range(30)]
-    assert np.mean(realised) == pytest.approx(rate, rel=0.15)
+    realised = [(said_in_time(*in_time(seed, models)) >= -math.log(rate)).mean() for seed in range(20)]
+    assert np.mean(realised) == pytest.approx(rate, rel=0.2)
 
 
 def test_with_averages_p_values_stay_counts_out_of_the_calibration_rows() -> None:
@@ -200,7 +200,7 @@ def test_graded_nats_are_those_of_the_counts_below_the_tail_and_rise_with_every_
 
 def test_graded_nats_are_near_those_of_the_counts_in_the_tail() -> None:
     scale = ScoreScale.fit(normal_scores(5_000, 0))
-    tail = scale.sorted_scores[-500:-5]
+    tail = scale.sorted_scores[-500:-25]
     np.testing.assert_allclose(scale.graded(tail), scale.nats(tail), atol=0.35)
 
 
@@ -212,5 +212,5 @@ def test_what_is_a_little_unlikely_ten_times_in_a_row_is_far_less_likely_than_on
     once[0, 150], often[0, 105:155:5] = unlikely, unlikely  # m0 each time
     first, last = (said_in_time(calibration, scores)[150] for scores in (once, often))
     assert calibration.nats(once)[150] == calibration.nats(often)[150] == pytest.approx(-math.log(0.05), rel=0.01)
-    assert first < -math.log(0.01)
-    assert last > -math.log(0.0005)
+    assert first < -math.log(0.02)
+    assert last > first + math.log(50)

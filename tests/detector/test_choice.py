@@ -124,6 +124,21 @@ def test_columns_that_differ_only_from_machine_to_machine_have_no_order() -> Non
     assert (order.there, order.dependence) == (False, 0.0)
 
 
+def test_what_is_certain_but_of_no_use_is_a_table() -> None:
+    order = order_of(autoregressive(0, 0.08, 100_000)[:, None].astype(np.float32), machines(100_000, 1))
+    assert not order.there
+    assert 100_000 * order.dependence > 500  # of noise it would be about 16
+
+
+def test_records_of_one_machine_tell_nothing_of_those_of_the_next() -> None:
+    x, names = autoregressive(0, 0.9, 40 * 50)[:, None].astype(np.float32), np.repeat(np.arange(50), 40)
+    found = [
+        order_of(x[rows], names[rows].astype(str).astype(object))
+        for rows in (np.arange(len(x)), np.argsort(-names, kind="stable"))
+    ]
+    assert found[0].dependence == pytest.approx(found[1].dependence, rel=1e-9)
+
+
 def test_the_dependence_is_the_sum_of_squared_autocorrelations() -> None:
     order = order_of(autoregressive(0, 0.5, 100_000)[:, None].astype(np.float32), machines(100_000, 1))
     rank = 6 / np.pi * np.arcsin(0.5 ** np.arange(1, 17) / 2)  # of a Gaussian pair, by its correlation: Pearson 1907

@@ -102,7 +102,7 @@ def test_the_word_is_all_it_takes(folder: Path, kind: str) -> None:
     assert one == other
     bundle = trained_on(folder, kind)
     assert bundle.manifest.choice.startswith("models by the settings: records depend on those before them")
-    assert bundle.encoder.window == KINDS[kind].window
+    assert bundle.encoder.window == KINDS[kind].natural_window(bundle.encoder.layout.columns)
 
 
 def test_in_the_daemon_it_tells_of_what_is_odd_by_its_name_and_with_reasons(folder: Path, kind: str) -> None:

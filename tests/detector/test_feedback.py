@@ -17,7 +17,20 @@ from detector.alerts import Alert, Source
 from detector.config import DetectorSettings
 from detector.errors import SettingsError
 from detector.features import fields
-from detector.feedback import Feedback, Kept, Label, is_named, labelled, led_up, named, said, schema, the_one
+from detector.feedback import (
+    MOST_BEFORE,
+    Feedback,
+    Kept,
+    Label,
+    is_named,
+    labelled,
+    led_up,
+    named,
+    said,
+    schema,
+    the_one,
+)
+from models.registry import KINDS
 from tests.detector.machines import ALERTS, START_MS, TOPIC, broker_with, records, settings
 from tests.detector.opinions import word
 from tests.detector.test_alerts import alert
@@ -136,6 +149,10 @@ def about(offset: int, **changes: Any) -> Alert:
     time = datetime.fromtimestamp(START_MS / 1000, UTC) + timedelta(minutes=offset // 3)
     source = Source(topic=TOPIC, partition=0, offset=offset)
     return alert(**{"entity": f"m{offset % 3}", "time": time, "source": source, **changes})
+
+
+def test_as_many_records_are_kept_as_any_model_looks_at_by_nature() -> None:
+    assert max(model.window for model in KINDS.values()) == MOST_BEFORE
 
 
 def test_the_records_that_led_up_to_an_alert_are_read_back_in_order(chosen: DetectorSettings) -> None:

@@ -130,6 +130,13 @@ def test_samples_follow_one_another_as_records_do(kind: str, output: str) -> Non
         torch.testing.assert_close(drawn[:, later, 4:6].std(0), x[:, later, 4:6].std(0), rtol=0.2, atol=0)
 
 
+def test_samples_begin_from_records_with_the_moments_of_single_ones() -> None:
+    drawn, records = fitted("tcn", "gaussian")._starts(4000, seeded(1))[:, 0], rows(1500, 1)[:, -1]
+    torch.testing.assert_close(drawn.mean(0), records.mean(0), rtol=0, atol=0.1)
+    torch.testing.assert_close(drawn[:, [4, 5, 7]].T.cov(), records[:, [4, 5, 7]].T.cov(), rtol=0, atol=0.1)
+    assert (drawn[:, :4].sum(1) == 1).all()
+
+
 @every_kind
 def test_no_training_row_travels_with_it(kind: str) -> None:
     saved = torch.cat([tensor.flatten() for tensor in fitted(kind, "gaussian").state_dict().values()])

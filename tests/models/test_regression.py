@@ -24,6 +24,8 @@ def test_a_large_penalty_leaves_what_the_weights_are_drawn_towards() -> None:
     towards = torch.full((3, 2), 0.3, dtype=torch.float64)
     torch.testing.assert_close(ridge(INPUTS, TARGETS, [1e12]).weights[0], torch.zeros_like(towards))
     torch.testing.assert_close(ridge(INPUTS, TARGETS, [1e12], towards).weights[0], towards)
+    beyond = ridge(INPUTS, TARGETS - INPUTS @ towards, [50.0]).weights[0]
+    torch.testing.assert_close(ridge(INPUTS, TARGETS, [50.0], towards).weights[0], towards + beyond)
 
 
 def test_columns_that_are_the_same_share_the_weight() -> None:
