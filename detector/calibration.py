@@ -56,9 +56,10 @@ class ScoreScale:
     def fit(cls, scores: NDArray[np.floating]) -> ScoreScale:
         """Scale of the scores (n,) of normal records that the model has not seen."""
         ordered = np.sort(scores.astype(np.float64))
-        if len(ordered) < 3 or not np.isfinite(ordered).all():
+        if len(ordered) < _LEAST_ROWS or not np.isfinite(ordered).all():
             raise NotEnoughRows(
-                f"{int(np.isfinite(ordered).sum())} finite calibration scores. Expected at least 3, all finite."
+                f"{int(np.isfinite(ordered).sum())} finite calibration scores. Expected at least {_LEAST_ROWS}, all of "
+                "them finite."
             )
         count = max(3, int(TAIL_SHARE * len(ordered)), min(10, len(ordered) // 3))
         start = ordered[-count]
@@ -161,12 +162,13 @@ class Calibration:
         """Calibration rows this rests on."""
         return len(self._last.sorted_scores)
 
-    def interval(self, rate: float, *, seed: int = 0) -> tuple[float, float]:
+    def interval(self, rate: float, *, independent: float | None = None, seed: int = 0) -> tuple[float, float]:
         """Between which rates the share of records beyond the p-value `rate` lies, as nine in ten bootstrap samples of
-        the calibration rows have it (Efron, Annals of Statistics 1979). Holds for records like these, before the online
-        level corrects it."""
+        the calibration rows have it (Efron, Annals of Statistics 1979), of as many rows as are `independent`. Holds for
+        records like these, before the online level corrects it."""
         chance, scale = np.random.default_rng(seed), self._last
-        samples = (chance.choice(scale.sorted_scores, self.rows) for _ in range(_BOOTSTRAPS))
+        size = self.rows if independent is None else max(_LEAST_ROWS, round(independent))
+        samples = (chance.choice(scale.sorted_scores, size) for _ in range(_BOOTSTRAPS))
         beyond = [scale.rate_beyond(ScoreScale.fit(sample).score_at(rate)) for sample in samples]
         low, high = np.quantile(beyond, [0.05, 0.95])
         return float(low), float(high)
@@ -184,8 +186,8 @@ class Calibration:
     def in_time(
         self, scores: NDArray[np.floating], by_model: NDArray[np.float64], averages: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Scores (m, n), the nats of each, and the averages (m, half-lives, n) at each record, to −ln p (n,), and by what
-        records are ranked (n,)."""
+        """Scores (m, n), the nats of each, and the averages (m, half-lives, n) at each record, to −ln p (n,), and to
+        what records are ranked by (n,)."""
         if self.combined is None:
             return self.nats(scores), by_model.mean(axis=0)
         surprise, ranking = self._with_past(by_model, averages)
@@ -263,6 +265,7 @@ def _average(model: str, half_life: float) -> str:
 _ALONE = "alone"
 _COMBINED = "combined"
 _BOOTSTRAPS = 100
+_LEAST_ROWS = 3
 _CELLS = 1024
 
 

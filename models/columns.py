@@ -7,6 +7,15 @@ from torch import Tensor
 
 from models.base import Layout
 
+FAR = 20.0
+"""Spreads from the middle beyond which a value is as far as any to models of what goes together: a single wild column
+would hide all others, and few calibration rows tell how wild is usual."""
+
+
+def bounded(x: Tensor) -> Tensor:
+    """x with no value beyond `FAR`."""
+    return x.clamp(-FAR, FAR)
+
 
 def discrete_columns(layout: Layout) -> tuple[list[int], list[int]]:
     """Flattened indices of the binary, then the one-hot columns; the number of binary ones, then each block's width."""

@@ -20,6 +20,7 @@ from models.base import (
     seeded,
     silent,
 )
+from models.columns import bounded
 from models.em import Mixture, Table, chosen_mixture, standardised, whitening
 from models.fitting import check_rows, rehearsed, scored
 
@@ -101,6 +102,7 @@ class GaussianMixture(GenerativeModel):
         have 512 columns between them, so that what a score costs grows with the columns and not with their square.
         With `start`, expectation-maximisation begins at its components."""
         check_rows(self.layout, x, valid, needed=max(_MIN_ROWS, 2 * (self.arguments["components"] or 1)))
+        x = bounded(x)
         own = x[torch.randperm(len(x), generator=seeded(seed))[:_MAX_ROWS].to(x.device)]
         before = None if start is None else require_compatible(self, start)
         rows = own if before is None else rehearsed(own, before, seed=seed)
@@ -119,7 +121,7 @@ class GaussianMixture(GenerativeModel):
         )
 
     def score(self, x: Tensor) -> Tensor:
-        return -self._log_joint(self._distance(x.flatten(1))).logsumexp(-1)
+        return -self._log_joint(self._distance(bounded(x).flatten(1))).logsumexp(-1)
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         model, generator = copy.deepcopy(self).cpu().double(), seeded(seed)
@@ -186,6 +188,7 @@ class GaussianMixture(GenerativeModel):
         the one that lowers the score most, until the record is as likely as normal ones are. The component is the one
         that gets there with the fewest columns. A column's share is what it would cost to put it back alone: almost
         nothing for one that was replaced only because it did not go with corrupted ones."""
+        x = bounded(x)
         whitened = self._whitened(x.flatten(1))
         gradient, precision = self._record_terms(whitened)
         search = _search(gradient, precision, rounds=min(_MAX_REPLACED, self.layout.columns))

@@ -20,7 +20,7 @@ from models.base import (
     seeded,
     silent,
 )
-from models.columns import discrete_columns, units
+from models.columns import bounded, discrete_columns, units
 from models.discrete import UNSEEN, drawn
 from models.fitting import check_rows, rehearsed, scored
 from models.replacing import MAX_REPLACED, Replacing
@@ -99,7 +99,7 @@ class KernelMixture(Replacing):
         of neighbours among these rows."""
         check_rows(self.layout, x, valid, needed=_MIN_ROWS)
         before = None if start is None else require_compatible(self, start)
-        self._place((x if before is None else rehearsed(x, before, seed=seed)).flatten(1), seed)
+        self._place(bounded(x if before is None else rehearsed(x, before, seed=seed)).flatten(1), seed)
         self.to(x.device).eval()
         tried = self._choose(before, progress)
         details: dict[str, float | int | str] = {
@@ -111,7 +111,7 @@ class KernelMixture(Replacing):
         return FitReport(float(scored(self, valid).mean()), details)
 
     def score(self, x: Tensor) -> Tensor:
-        kernels, parts = self._kernels(), torch.split(x.flatten(1), _ROWS_AT_ONCE)
+        kernels, parts = self._kernels(), torch.split(bounded(x).flatten(1), _ROWS_AT_ONCE)
         return torch.cat([kernels.nats(rows, kernels.agreement(rows)) for rows in parts])
 
     def sample(self, n: int, *, seed: int) -> Tensor:
@@ -198,7 +198,7 @@ class KernelMixture(Replacing):
         """Replaces the fewest columns (one-hot blocks as a whole) that make the record as likely as normal ones are. A
         centre takes columns for independent, so that those which cost most there are the best to replace, for each
         number of them at the centre that comes nearest then; no search one by one is needed."""
-        together = units(self.layout)
+        x, together = bounded(x), units(self.layout)
         replaced = torch.cat([self._fewest(rows, together) for rows in torch.split(x, _EXPLAINED_AT_ONCE)])
         current = self._with_expected(x, replaced)
         expected = torch.where(replaced, current[:, -1], self._expected(current, replaced))

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.quality.comparison import compared, tell
 from benchmarks.quality.costs import measured
-from benchmarks.quality.libraries import LIBRARIES, WINDOW, judged_by_libraries, missing, scaled, windows
+from benchmarks.quality.libraries import CLIP, LIBRARIES, WINDOW, judged_by_libraries, missing, scaled, windows
 
 REAL = [name for name in LIBRARIES if name != "random"]
 
@@ -53,7 +53,7 @@ def test_rows_are_scaled_by_those_to_fit_on_and_what_is_not_finite_is_their_mean
     fitted = np.array([[1.0, 5.0, np.nan], [3.0, 5.0, np.nan]])
     known, test = scaled(fitted, np.array([[4.0, 6.0, 1.0], [1e9, np.nan, np.inf]]))
     assert known.tolist() == [[-1, 0, 0], [1, 0, 0]]
-    assert test.tolist() == [[2, 1, 1], [20, 0, 0]]
+    assert test.tolist() == [[2, 1, 1], [CLIP, 0, 0]]
 
 
 def test_a_window_ends_with_its_row_and_the_oldest_is_repeated() -> None:

@@ -93,7 +93,7 @@ def test_the_streams_have_all_that_a_partition_tells_of(folder: Path) -> None:
         ("entity", "incidents.ended"),
         ("entity", "outbreaks"),
         ("entity", "outbreaks.clock"),
-        ("all", "outbreaks.traits"),
+        ("rack", "outbreaks.traits"),
         ("all", "outbreaks.recent"),
         ("entity", "outbreaks.live"),
         ("entity", "outbreaks.openings"),

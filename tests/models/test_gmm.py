@@ -27,7 +27,7 @@ def clusters(n: int) -> Tensor:
     generator = seeded(1)
     centre = torch.tensor([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 9.0]])
     rows = centre[torch.arange(n) % 4] + torch.randn(n, 2, generator=generator)
-    return (rows * torch.tensor([0.3, 2.0])).unsqueeze(1)
+    return (rows * torch.tensor([0.3, 1.5])).unsqueeze(1)
 
 
 def test_the_number_of_clusters_is_found_and_arguments_remember_it() -> None:
@@ -113,7 +113,7 @@ def test_more_rows_than_are_needed_do_not_change_what_is_reported() -> None:
 @pytest.mark.parametrize("width", [32, 33, 70])
 def test_a_wide_record_scores_as_its_whitened_columns_say(width: int) -> None:
     layout = Layout((Block("load", "numeric", width),), window=1)
-    x = torch.randn(600, 1, width, generator=seeded(2)) @ torch.randn(width, width, generator=seeded(3))
+    x = torch.randn(600, 1, width, generator=seeded(2)) @ torch.randn(width, width, generator=seeded(3)) / width**0.5
     model = GaussianMixture(layout, components=2, max_components=2, covariance="full")
     model.fit(x[:500], x[500:], seed=0)
     whitened = model._whitened(x.flatten(1)).square().sum(-1)
@@ -143,7 +143,7 @@ def test_a_component_that_no_row_supports_begins_anew_where_rows_are(covariance:
     start, model = mixture(PLANE, 4, covariance), mixture(PLANE, 4, covariance)
     start.fit(clusters(800), clusters(80), seed=0)
     moved = clusters(1600)
-    moved[::4] += torch.tensor([12.0, 40.0])  # the first of four clusters, to beyond all others
+    moved[::4] += torch.tensor([6.0, 16.0])  # the first of four clusters, to beyond all others
     model.fit(moved[:1200], moved[1200:], seed=0, start=start)
     nearest = torch.cdist(moved[::4].mean(0), model.means)
     assert float(nearest.min()) < 0.5
