@@ -42,6 +42,8 @@ from detector.snapshot import State
 
 SHRINKAGE = 100.0
 """Calibration rows of its own at which a segment counts as much as the whole."""
+EXTREME = 0.01
+"""Share of the calibration rows by which it is seen whether unlikely ones come in runs."""
 
 
 def tail_share(rate: float) -> float:
@@ -76,20 +78,21 @@ class CalibrationRows(NamedTuple):
         """Some of the rows, of the same segments."""
         return CalibrationRows(self.nats[rows], self.entity[rows], self.segment[rows], self.names)
 
-    def independent(self, tail: float) -> float:
+    @property
+    def independent(self) -> float:
         """As how many rows these count where the tail is concerned: scores that come in runs, as averages do, tell no
         more of it than there are runs.
 
-        n θ with the extremal index θ, runs of exceedances of the (1 − β) quantile over exceedances (Smith and Weissman,
-        JRSS B 1994); a run of an entity is over after as many of its records as it takes an excursion to be over.
+        n θ with the extremal index θ, runs of exceedances of a high quantile over exceedances (Smith and Weissman, JRSS
+        B 1994). A run of an entity is over after as many of its records as it takes an excursion to be over.
         """
-        order = np.argsort(self.entity, kind="stable")
+        if not len(self.nats):
+            return 0.0
+        order, over = np.argsort(self.entity, kind="stable"), math.ceil(EXCURSION / RISE)
         entity, nats = self.entity[order], self.nats[order]
-        beyond = np.flatnonzero(nats > np.quantile(nats, 1 - tail)) if len(nats) else np.empty(0, np.int64)
-        if not len(beyond):
-            return float(len(nats))
-        goes_on = (np.diff(beyond) <= EXCURSION / RISE) & (np.diff(entity[beyond]) == 0)
-        return len(nats) * (1 - float(goes_on.sum()) / len(beyond))
+        beyond = np.flatnonzero(nats > np.quantile(nats, 1 - EXTREME))
+        goes_on = (np.diff(beyond) <= over) & (np.diff(entity[beyond]) == 0)
+        return len(nats) * (1 - float(goes_on.sum()) / max(1, len(beyond)))
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it, by name."""
@@ -125,7 +128,7 @@ class Start(NamedTuple):
         q, m = _tails(rows, count, tail)
         shrunken = _at_rest(weight * q + (1 - weight) * whole[0, Q], weight * m + (1 - weight) * whole[0, M])
         states = np.concatenate([whole, _lived(rows, shrunken, rate, tail, adapt)])
-        states[:, OFFSET] += max(0.0, -math.log(rate * rows.independent(tail))) if n else 0.0
+        states[:, OFFSET] += max(0.0, -math.log(rate * rows.independent)) if n else 0.0
         states[:, OFFSET0] = states[:, OFFSET]
         return cls(states, {name: 1 + number for number, name in enumerate(rows.names)}, tail, adapt)
 

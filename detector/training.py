@@ -21,7 +21,7 @@ from detector.config import AlertSettings, DetectorSettings
 from detector.entities import EntityTable, segments
 from detector.errors import SettingsError, TrainingError
 from detector.features import FeatureEncoder
-from detector.level import CalibrationRows, Levels, Start, tail_share
+from detector.level import CalibrationRows, Levels, Start
 from detector.novelty_rules import NoveltyBaseline
 from detector.proving.profile import profile
 from detector.proving.surprise import encode
@@ -87,10 +87,11 @@ def train(
     rows = CalibrationRows.of(
         _in_time(calibration, relevant, averages), calibrated.entity, segments(calibrated, settings.calibration.by)
     )
-    independent = rows.independent(tail_share(budget.rate))
     verdict = judge(models, relevant, averages, calibrated, settings, budget).model_copy(
         update={
-            "rate_interval": calibration.interval(budget.rate, independent=independent, seed=settings.training.seed)
+            "rate_interval": calibration.interval(
+                budget.rate, independent=rows.independent, seed=settings.training.seed
+            )
         }
     )
     novelty = NoveltyBaseline.fit(encoder, columns.take(np.sort(fitted)), columns.take(np.sort(calibrating)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from detector.calibration import Calibration
 from detector.entities import Visits
 from detector.level import SHRINKAGE, CalibrationRows, Levels, Start, concat
-from detector.recursion import HOME, MEMBERS, NEW_REGIME, Q
+from detector.recursion import HOME, MEMBERS, NEW_REGIME, OFFSET, Q
 from detector.snapshot import pack, unpack
 from tests.detector.surprises import CALIBRATED, RATE, Alone, Floats, N, Names, Partitioned, noise, same, told
 
@@ -192,3 +192,28 @@ def test_of_a_level_who_is_left_out_is_no_member_any_more() -> None:
     assert state["entities"][:, HOME].tolist() == [1, 1, 2]
     state = stream.levels.to_state(np.array([0, 1]), np.array([1]))
     assert (state["segments"][:, MEMBERS].tolist(), state["entities"][:, HOME].tolist()) == ([1], [0, 1])
+
+
+def test_rows_that_come_in_runs_count_once_a_run() -> None:
+    chance = np.random.default_rng(0)
+    nats, names = chance.exponential(size=4_000), np.full(4_000, "a", object)
+    alone = CalibrationRows.of(nats, names, names).independent
+    runs = CalibrationRows.of(np.repeat(nats[:400], 10), names, names).independent
+    assert 0.7 * 4_000 < alone <= 4_000
+    assert runs < 0.15 * 4_000
+
+
+def test_a_run_is_of_one_entity() -> None:
+    nats = np.repeat(np.random.default_rng(0).exponential(size=400), 10)
+    many = np.array([f"m{number % 10}" for number in range(4_000)], object)
+    assert CalibrationRows.of(nats, many, many).independent > 0.7 * 4_000
+
+
+def test_where_unlikely_rows_come_in_runs_the_level_begins_higher() -> None:
+    nats, names = np.random.default_rng(0).exponential(size=4_000), np.full(4_000, "a", object)
+    runs = np.repeat(nats[:400], 10)
+    alone, together = (
+        Start.fit(CalibrationRows.of(it, names, names), rate=1e-4, adapt=False).states[0, OFFSET]
+        for it in (np.random.default_rng(1).permutation(runs), runs)
+    )
+    assert together > alone + 1.5
