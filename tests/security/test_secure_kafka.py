@@ -333,7 +333,7 @@ def test_a_daemon_that_authenticates_leaves_its_secrets_nowhere(kafka: Kafka, un
     reached, topics = broker(given), (unique, f"{unique}-alerts", f"{unique}-alerts-dead-letters")
     reached.create_topics({unique: 1})
     with Producer(given, client_id="tests") as producer:
-        for value in records(1_000):
+        for value in records(2_000):
             producer.send(Message(unique, None, value))
     config = tmp_path / "offnominal.yaml"
     config.write_text(
@@ -359,7 +359,7 @@ def test_a_daemon_that_authenticates_leaves_its_secrets_nowhere(kafka: Kafka, un
         lines += [next(line for line in daemon.stderr if '"partitions"' in line)]
         said += [*lines, Path(f"/proc/{daemon.pid}/cmdline").read_text()]
         with Producer(given, client_id="tests") as producer:
-            for value in [b"no record", *records(100, start=1_000, odd={1_050: {"cpu": 99.0}})]:
+            for value in [b"no record", *records(100, start=2_000, odd={2_050: {"cpu": 99.0}})]:
                 producer.send(Message(unique, None, value))
         letters = reached.read([topics[2]], Window(), follow=True)
         said += [repr(next(batch for batch in letters if len(batch)))]
