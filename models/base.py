@@ -1,7 +1,8 @@
 """The contract of every generative model: p(x) of normal data.
 
 A new model is one file beside this one that subclasses `GenerativeModel`, a line in `models.registry`, a settings class
-in `detector.config_models`, and passes `tests/contracts/test_models.py`.
+in `detector.config_models`, and a line in `VARIANTS` of `tests/contracts/generative.py`, by which it runs both suites
+of the contract: `test_models.py` and, of going on from a fitted one, `test_fine_tuning.py`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
-"""What every generative model must do. A new kind is added to `VARIANTS`, and to nothing else here."""
+"""What every generative model must do."""
 
 from __future__ import annotations
 
 import copy
 import json
 import random
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,115 +15,22 @@ from sklearn.datasets import load_breast_cancer  # type: ignore[import-untyped] 
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]  # scikit-learn ships no types
 from torch import Tensor
 
-from models.base import Block, FitReport, GenerativeModel, Layout, seeded
+from models.base import Block, Layout, seeded
 from models.registry import KINDS, build
-
-VAE = {"latent": 4, "hidden": [32, 16], "epochs": 25}
-TRANSFORMER = {"width": 16, "heads": 2, "layers": 2, "epochs": 15}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ar": ("ar", {}),
-    "flow-maf": ("flow", {"transform": "maf", "transforms": 2, "hidden": [32], "epochs": 20}),
-    "flow-nsf": ("flow", {"transform": "nsf", "transforms": 1, "hidden": [32], "epochs": 15}),
-    "gan": ("gan", {**VAE, "epochs": 40}),
-    "gmm-full": ("gmm", {"components": None, "max_components": 4, "covariance": "full"}),
-    "gmm-diag": ("gmm", {"components": 8, "max_components": 8, "covariance": "diag"}),
-    "gmm-tied": ("gmm", {"components": 3, "max_components": 8, "covariance": "tied"}),
-    "kernel": ("kernel", {"centres": 4000}),
-    "autoencoder": ("autoencoder", VAE),
-    "vae-nll": ("vae", {**VAE, "score": "nll"}),
-    "vae-elbo": ("vae", {**VAE, "score": "elbo"}),
-    "vae-reconstruction": ("vae", {**VAE, "score": "reconstruction"}),
-    "tcn-gaussian": ("tcn", {"channels": 16, "output": "gaussian", "epochs": 20}),
-    "tcn-mixture": ("tcn", {"channels": 16, "output": "mixture", "epochs": 20}),
-    "transformer-gaussian": ("transformer", {**TRANSFORMER, "output": "gaussian"}),
-    "transformer-mixture": ("transformer", {**TRANSFORMER, "output": "mixture"}),
-}
-every_variant = pytest.mark.parametrize("variant", VARIANTS)
-
-NUMERIC = Layout((Block("load", "numeric", 2), Block("memory", "numeric"), Block("disk", "numeric", 3)), window=2)
-MIXED = Layout(
-    (Block("load", "numeric"), Block("failed", "binary"), Block("zone", "categorical", 4), Block("heat", "numeric"))
+from tests.contracts.generative import (
+    HEAT,
+    MIXED,
+    NUMERIC,
+    TABLES,
+    VARIANTS,
+    ZONE,
+    every_variant,
+    fit,
+    fitted,
+    mixed_rows,
+    numeric_rows,
+    score,
 )
-ZONE, UNSEEN, HEAT = slice(2, 6), 5, 6  # columns of MIXED; the last zone occurs in no record
-
-
-def numeric_rows(n: int, seed: int) -> Tensor:
-    """(n, 2, 6) of unit variance: six columns driven by two hidden walks, so that each follows from the others."""
-    generator = seeded(seed)
-    start = torch.randn(n, 1, 2, generator=generator)
-    drift = torch.randn(n, 1, 2, generator=generator)
-    walk = torch.cat([start, 0.9 * start + 0.19**0.5 * drift], dim=1)
-    mixing = torch.tensor([[0.9, -0.4, 0.0, 0.7, 0.7, 0.3], [0.3, 0.9, 0.95, -0.7, 0.6, -0.9]])
-    return walk @ mixing + 0.2 * torch.randn(n, 2, 6, generator=generator)
-
-
-def mixed_rows(n: int, seed: int) -> Tensor:
-    """(n, 1, 7): the zone sets the heat; a failure is rare, and comes with load."""
-    generator = seeded(seed)
-    zone = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), n, replacement=True, generator=generator)
-    load = torch.randn(n, generator=generator)
-    failed = (load + 0.3 * torch.randn(n, generator=generator) > 1.8).float()
-    heat = (zone.float() - 0.5) * 1.4 + 0.2 * torch.randn(n, generator=generator)
-    one_hot = torch.nn.functional.one_hot(zone, 4).float()
-    return torch.cat([load[:, None], failed[:, None], one_hot, heat[:, None]], dim=1).unsqueeze(1)
-
-
-def skewed_rows(n: int, seed: int) -> Tensor:
-    """(n, 2, 6): numeric rows bent, so that no one Gaussian has their shape."""
-    return ((0.6 * numeric_rows(n, seed)).exp() - 1.0) / 0.6
-
-
-def rewired_rows(n: int, seed: int) -> Tensor:
-    """(n, 2, 6): skewed rows that correlate in another way."""
-    return skewed_rows(n, seed)[..., [1, 0, 3, 2, 5, 4]]
-
-
-def renamed_rows(n: int, seed: int) -> Tensor:
-    """(n, 1, 7): mixed rows whose first zone is gone, and that have one that mixed rows never do."""
-    x = mixed_rows(n, seed)
-    x[..., ZONE] = x[..., ZONE].roll(1, dims=-1)
-    return x
-
-
-TABLES: dict[Layout, Callable[[int, int], Tensor]] = {NUMERIC: numeric_rows, MIXED: mixed_rows}
-
-
-def fit(variant: str, layout: Layout, seed: int = 0) -> GenerativeModel:
-    kind, arguments = VARIANTS[variant]
-    model = build(kind, layout, arguments)
-    model.fit(TABLES[layout](2000, 1), TABLES[layout](500, 2), seed=seed)
-    return model
-
-
-@cache
-def fitted(variant: str, layout: Layout) -> GenerativeModel:
-    return fit(variant, layout)
-
-
-def fit_on(
-    variant: str, table: Callable[[int, int], Tensor], n: int = 2000, start: GenerativeModel | None = None
-) -> tuple[GenerativeModel, FitReport]:
-    """Fitted on rows that no start has seen."""
-    kind, arguments = VARIANTS[variant]
-    model = build(kind, MIXED if table in (mixed_rows, renamed_rows) else NUMERIC, arguments)
-    return model, model.fit(table(n, 11), table(max(16, n // 4), 12), seed=0, start=start)
-
-
-@cache
-def fitted_on_skewed(variant: str) -> GenerativeModel:
-    kind, arguments = VARIANTS[variant]
-    model = build(kind, NUMERIC, arguments)
-    model.fit(skewed_rows(2000, 1), skewed_rows(500, 2), seed=0)
-    return model
-
-
-def effort(report: FitReport) -> int:
-    return int(report.details["steps" if "steps" in report.details else "iterations"])
-
-
-def score(model: GenerativeModel, x: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return model.score(x)
 
 
 def test_every_kind_is_on_the_list() -> None:
@@ -411,109 +316,3 @@ def test_columns_that_never_change_do_no_harm(variant: str) -> None:
     model = build(kind, Layout((Block("idle", "numeric", 3),)), arguments)
     model.fit(x[:150], x[150:], seed=0)
     assert score(model, torch.eye(3).unsqueeze(1)).min() > score(model, x).max() + 10
-
-
-@every_variant
-def test_rows_of_the_same_kind_take_fewer_steps_from_a_start_and_score_as_well(variant: str) -> None:
-    (cold, from_nothing), held_back = fit_on(variant, skewed_rows), skewed_rows(2000, 13)
-    warm, from_start = fit_on(variant, skewed_rows, start=fitted_on_skewed(variant))
-    assert effort(from_start) < effort(from_nothing)
-    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 0.3
-
-
-@every_variant
-def test_rows_that_correlate_in_another_way_score_nearly_as_well_from_a_start(variant: str) -> None:
-    (cold, _), held_back, start = fit_on(variant, rewired_rows), rewired_rows(2000, 13), fitted_on_skewed(variant)
-    warm, _ = fit_on(variant, rewired_rows, start=start)
-    assert score(start, held_back).mean() > score(cold, held_back).mean() + 2
-    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 0.5
-
-
-@every_variant
-@pytest.mark.parametrize("layout", TABLES, ids=["numeric", "mixed"])
-def test_few_rows_teach_more_with_a_start(variant: str, layout: Layout) -> None:
-    (cold, _), held_back = fit_on(variant, TABLES[layout], 60), TABLES[layout](2000, 13)
-    start = fitted(variant, layout)
-    warm, _ = fit_on(variant, TABLES[layout], 60, start=start)
-    half_a_nat_better = score(cold, held_back).mean() - 0.5
-    as_good_as_many_rows = score(start, held_back).mean() + 0.3  # a simple model leaves less than half a nat to gain
-    assert score(warm, held_back).mean() < torch.maximum(half_a_nat_better, as_good_as_many_rows)
-
-
-@every_variant
-def test_what_a_start_never_saw_is_normal_once_rows_have_it(variant: str) -> None:
-    (cold, _), held_back, start = fit_on(variant, renamed_rows), renamed_rows(2000, 13), fitted(variant, MIXED)
-    warm, _ = fit_on(variant, renamed_rows, start=start)
-    gone = held_back.clone()
-    gone[..., ZONE] = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    assert score(start, held_back).mean() > score(cold, held_back).mean() + 2
-    assert score(warm, held_back).mean() < score(cold, held_back).mean() + 1.0
-    assert score(warm, gone).min() > score(warm, held_back).max() + 10
-
-
-@every_variant
-def test_a_start_is_left_as_it_was(variant: str) -> None:
-    start = fitted(variant, MIXED)
-    before, arguments = {name: it.clone() for name, it in start.state_dict().items()}, dict(start.arguments)
-    fit_on(variant, renamed_rows, 60, start=start)
-    fit_on(variant, renamed_rows, 1000, start=start)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in start.state_dict().items())
-    assert start.arguments == arguments
-    assert not start.training
-
-
-@every_variant
-@pytest.mark.parametrize("n", [60, 1000])  # with draws from the start beside them, and without
-def test_from_a_start_saved_and_loaded_the_same_seed_gives_the_same_scores(variant: str, n: int) -> None:
-    start, x = fitted(variant, MIXED), mixed_rows(100, 3)
-    loaded = build(start.kind, MIXED, start.arguments)
-    loaded.load_state_dict(safetensors.torch.load(safetensors.torch.save(start.state_dict())))
-    model, _ = fit_on(variant, mixed_rows, n, start=start)
-    assert torch.equal(score(fit_on(variant, mixed_rows, n, start=loaded.eval())[0], x), score(model, x))
-    saved = safetensors.torch.save(model.state_dict())
-    again = build(model.kind, MIXED, model.arguments)
-    again.load_state_dict(safetensors.torch.load(saved))
-    assert torch.equal(score(again.eval(), x), score(model, x))
-    assert not model.training
-
-
-@every_variant
-def test_a_start_may_name_features_otherwise(variant: str) -> None:
-    kind, arguments = VARIANTS[variant]
-    renamed = Layout(tuple(Block(f"other {block.feature}", block.kind, block.width) for block in MIXED.blocks))
-    model = build(kind, renamed, arguments)
-    model.fit(mixed_rows(400, 11), mixed_rows(100, 12), seed=0, start=fitted(variant, MIXED))
-    assert model.layout == renamed
-    assert torch.equal(
-        score(model, mixed_rows(9, 3)),
-        score(fit_on(variant, mixed_rows, 400, fitted(variant, MIXED))[0], mixed_rows(9, 3)),
-    )
-
-
-@every_variant
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        (Layout(NUMERIC.blocks, window=3), "window 2. Expected 3"),
-        (Layout(NUMERIC.blocks[:2], window=2), "number of blocks 3. Expected 2"),
-        (Layout((*NUMERIC.blocks[:2], Block("disk", "numeric", 4)), window=2), "block 3 numeric of width 3.*width 4"),
-        (Layout((*NUMERIC.blocks[:2], Block("disk", "categorical", 3)), window=2), "block 3 numeric.*categorical"),
-    ],
-    ids=["window", "number of blocks", "width", "kind"],
-)
-def test_a_start_of_another_layout_is_refused_by_the_first_difference(
-    variant: str, layout: Layout, message: str
-) -> None:
-    kind, arguments = VARIANTS[variant]
-    x = torch.zeros(60, layout.window, layout.columns)
-    with pytest.raises(ValueError, match=message):
-        build(kind, layout, arguments).fit(x, x, seed=0, start=fitted(variant, NUMERIC))
-
-
-@every_variant
-def test_a_start_of_another_kind_is_refused(variant: str) -> None:
-    kind, arguments = VARIANTS[variant]
-    other = next(name for name, (it, _) in VARIANTS.items() if it != kind)
-    x = numeric_rows(60, 1)
-    with pytest.raises(ValueError, match=f"kind '{VARIANTS[other][0]}'. Expected '{kind}'"):
-        build(kind, NUMERIC, arguments).fit(x, x, seed=0, start=fitted(other, NUMERIC))
