@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from models.base import Block, Layout
-from models.registry import build
+from models.registry import KINDS, build
 from tests.contracts.generative import (
     MIXED,
     NUMERIC,
@@ -28,6 +28,12 @@ from tests.contracts.generative import (
 )
 
 
+def missed(variant: str, otherwise: float) -> float:
+    """Nats by which a start must score rows worse that are unlike its own, for there to be something to learn. Models of
+    a record given the past price each column alone, so that less of a change shows in them."""
+    return 2.0 if KINDS[VARIANTS[variant][0]].conditional else otherwise
+
+
 @every_variant
 def test_rows_of_the_same_kind_take_fewer_steps_from_a_start_and_score_as_well(variant: str) -> None:
     (cold, from_nothing), held_back = fit_on(variant, skewed_rows), skewed_rows(2000, 13)
@@ -40,7 +46,7 @@ def test_rows_of_the_same_kind_take_fewer_steps_from_a_start_and_score_as_well(v
 def test_rows_that_correlate_in_another_way_score_nearly_as_well_from_a_start(variant: str) -> None:
     (cold, _), held_back, start = fit_on(variant, rewired_rows), rewired_rows(2000, 13), fitted_on_skewed(variant)
     warm, _ = fit_on(variant, rewired_rows, start=start)
-    assert score(start, held_back).mean() > score(cold, held_back).mean() + 2
+    assert score(start, held_back).mean() > score(cold, held_back).mean() + missed(variant, otherwise=10)
     assert score(warm, held_back).mean() < score(cold, held_back).mean() + 0.5
 
 
@@ -61,7 +67,7 @@ def test_what_a_start_never_saw_is_normal_once_rows_have_it(variant: str) -> Non
     warm, _ = fit_on(variant, renamed_rows, start=start)
     gone = held_back.clone()
     gone[..., ZONE] = torch.tensor([1.0, 0.0, 0.0, 0.0])
-    assert score(start, held_back).mean() > score(cold, held_back).mean() + 2
+    assert score(start, held_back).mean() > score(cold, held_back).mean() + missed(variant, otherwise=5)
     assert score(warm, held_back).mean() < score(cold, held_back).mean() + 1.0
     assert score(warm, gone).min() > score(warm, held_back).max() + 10
 
