@@ -29,8 +29,8 @@ from tests.contracts.generative import (
 
 
 def missed(variant: str, otherwise: float) -> float:
-    """Nats by which a start must score rows worse that are unlike its own, for there to be something to learn. Models of
-    a record given the past price each column alone, so that less of a change shows in them."""
+    """Nats by which a start must score rows worse that are unlike its own, for there to be something to learn. Models
+    of a record given the past price each column alone, so that less of a change shows in them."""
     return 2.0 if KINDS[VARIANTS[variant][0]].conditional else otherwise
 
 
