@@ -5,19 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-import structlog
-
-from consumers.batch import Partition
-from consumers.errors import StreamError, TopicMissing
+from consumers.batch import RawBatch
 from consumers.stream import Broker, Window
 from detector.config import DetectorSettings
 from detector.feedback import Feedback, Said
 from detector.feedback_effects import Opinions
-
-log = structlog.get_logger()
-
-LOOK_AGAIN_S = 5.0
-"""Pause before a topic that is missing, or cannot be read, is looked for again (seconds)."""
+from detector.following import Following
 
 
 class FeedbackWatch:
@@ -25,16 +18,13 @@ class FeedbackWatch:
     judged as the records were; where it cannot be read, that is told in the log, and tried again."""
 
     def __init__(self, broker: Broker, settings: DetectorSettings) -> None:
-        self._broker = broker
         self._settings = settings
         self._words: Mapping[str, Feedback] = {}
         self._opinions: Opinions | None = None
-        self._trouble = ""
         self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._attempt(follow=False)
-        self._thread = threading.Thread(target=self._run, name="feedback-watch", daemon=True)
-        self._thread.start()
+        self._following = Following(broker, settings.feedback_topic, Window(), self)
+        self._following.read_past()
+        self._following.start()
 
     def take(self) -> Opinions | None:
         """What people say now, where that has changed since the last call."""
@@ -43,43 +33,21 @@ class FeedbackWatch:
         return opinions
 
     def stop(self) -> None:
-        """Ends the thread, at its next turn or in a second or so: a broker that does not answer must not hold up the
-        end of the process."""
-        self._stopped.set()
+        """Ends the thread soon."""
+        self._following.stop()
 
-    def _run(self) -> None:
-        while not self._stopped.is_set():
-            self._attempt(follow=True)
-            self._stopped.wait(LOOK_AGAIN_S)
+    def begin(self) -> None:
+        """The topic is read from its beginning, perhaps not for the first time."""
+        self._said = Said(self._settings.name, with_records=False)
 
-    def _attempt(self, *, follow: bool) -> None:
-        """Reads the topic from its beginning, and on. What hinders it is told once."""
-        trouble = ""
-        try:
-            self._read(follow=follow)
-        except TopicMissing:
-            self._say({})
-        except (StreamError, OSError) as error:
-            trouble = str(error)
-        if trouble and trouble != self._trouble:
-            log.error("feedback cannot be read; what was said before still counts", error=trouble)
-        self._trouble = trouble
+    def hear(self, batch: RawBatch) -> None:
+        """Takes in what was said; it counts once all that there is has been read, as some of it was replaced."""
+        self._said.take_in(batch)
 
-    def _read(self, *, follow: bool) -> None:
-        """Says what there is whenever all of it is read: what was replaced must not count meanwhile."""
-        said, at = Said(self._settings.name, with_records=False), dict[Partition, int]()
-        for batch in self._broker.read([self._settings.feedback_topic], Window(), follow=follow):
-            if self._stopped.is_set():
-                return
-            said.take_in(batch)
-            at |= {partition: position.offset for partition, position in batch.positions().items()}
-            if not len(batch) or all(at.get(partition, 0) >= end for partition, end in batch.ends.items()):
-                self._say(said.words)
-        self._say(said.words)
-
-    def _say(self, words: Mapping[str, Feedback]) -> None:
-        if words != self._words:
-            self._words = dict(words)
-            opinions = Opinions(words.values(), self._settings.feedback.counts_for)
+    def caught_up(self) -> None:
+        """What was said counts."""
+        if self._said.words != self._words:
+            self._words = dict(self._said.words)
+            opinions = Opinions(self._words.values(), self._settings.feedback.counts_for)
             with self._lock:
                 self._opinions = opinions

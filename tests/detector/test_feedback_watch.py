@@ -27,7 +27,7 @@ ALERT = alert()
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.feedback_watch.LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr("detector.following.LOOK_AGAIN_S", 0.001)
 
 
 class Faulty(MemoryBroker):
@@ -54,7 +54,7 @@ def say(there: MemoryBroker, *words: Feedback) -> None:
 @contextmanager
 def watching(there: MemoryBroker, folder: Path) -> Iterator[FeedbackWatch]:
     watch = FeedbackWatch(there, settings(folder))
-    (thread,) = (it for it in threading.enumerate() if it.name == "feedback-watch")
+    (thread,) = (it for it in threading.enumerate() if it.name == f"following-{FEEDBACK}")
     try:
         yield watch
     finally:
