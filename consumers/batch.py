@@ -39,6 +39,9 @@ class Message(NamedTuple):
     partition: int | None = None
 
 
+MoveReason = Literal["retention", "recreated", "undecodable"]
+
+
 class Moved(NamedTuple):
     """A partition does not go on at the offset `expected` but at `found`, and why.
 
@@ -49,7 +52,7 @@ class Moved(NamedTuple):
 
     expected: int
     found: int
-    reason: Literal["retention", "recreated", "undecodable"]
+    reason: MoveReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from detector.progress import Progress, Standing
 from detector.trainings import Result
 
 Phase = Literal["starting", "waiting", "training", "joining", "serving", "retrying", "stopping"]
+CheckName = Literal["loop", "broker", "partitions", "lag", "store", "model", "dead letters"]
 
 HINDERING = frozenset({"loop", "broker", "partitions", "lag"})
 """Checks without which records are not scored as they should be: the daemon is not ready. Others make it degraded."""
@@ -36,7 +37,7 @@ MOST_NAMED = 5
 class Check(NamedTuple):
     """One thing looked at, and what was found in words."""
 
-    name: Literal["loop", "broker", "partitions", "lag", "store", "model", "dead letters"]
+    name: CheckName
     ok: bool
     detail: str
 

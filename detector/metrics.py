@@ -1,182 +1,48 @@
-"""Every metric the daemon exports, with its unit and what to do when it moves. Counted per batch, never per record."""
+"""The metrics of one daemon (`detector.metric_specs` says which). Counted per batch, never per record."""
 
 from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from consumers.batch import Moved, Partition, RawBatch
 from consumers.errors import Retry
 from detector.health import Health
+from detector.metric_specs import COUNTED, HEALTH, PREFIX, Spec
 from detector.pipeline import Outcome
 from detector.trainings import PHASES, Phase
 
-
-class Spec(NamedTuple):
-    """One metric: `kind` is the Prometheus type, `act` what an operator does about it."""
-
-    name: str
-    kind: type[Counter] | type[Gauge] | type[Histogram]
-    help: str
-    act: str
-    labels: tuple[str, ...] = ()
-    buckets: tuple[float, ...] = Histogram.DEFAULT_BUCKETS
-
-
-SPECS = (
-    Spec(
-        "records",
-        Counter,
-        "Records taken from the topics.",
-        "Flat while lag grows: see the log for the broker's answer.",
-    ),
-    Spec(
-        "dead_letters",
-        Counter,
-        "Records that could not be scored.",
-        "List the dead-letter topic by reason.",
-        ("reason",),
-    ),
-    Spec("alarms", Counter, "Records that raised an alarm: what the budget bounds.", "Compare with promised_alarms."),
-    Spec(
-        "promised_alarms",
-        Counter,
-        "Alarms that the budget allowed for the records scored.",
-        "Compare with alarms over the same time.",
-    ),
-    Spec(
-        "elevated_records",
-        Counter,
-        "Records beyond the level inside incidents; no budget bounds them.",
-        "Growing for long: an incident lasts, or a drift alert follows.",
-    ),
-    Spec(
-        "suppressed_alarms",
-        Counter,
-        "Alarms that were not told, as people had said of their like that they are false or known.",
-        "Many: look through `offnominal feedback`.",
-    ),
-    Spec("alerts", Counter, "Alerts published.", "Follow the alert topic.", ("kind", "severity")),
-    Spec("open_incidents", Gauge, "Incidents that are open.", "Follow the alert topic."),
-    Spec(
-        "promised_rate",
-        Gauge,
-        "Alarms promised since start, as a share of scored records.",
-        "Set by alerts.false_alarms or alerts.rate.",
-    ),
-    Spec(
-        "realised_rate",
-        Gauge,
-        "Alarms since start, as a share of scored records.",
-        "For long above twice promised_rate: real incidents, or retrain.",
-    ),
-    Spec("batch_seconds", Histogram, "Time to score and publish a batch (seconds).", "Growing: see lag_records."),
-    Spec(
-        "last_batch_timestamp_seconds", Gauge, "When the last batch was published (epoch seconds).", "Old: see readyz."
-    ),
-    Spec("entities", Gauge, "Entities with windows in memory.", "At window.max_entities: raise it, if memory allows."),
-    Spec("evicted_entities", Gauge, "Entities forgotten for want of room.", "Growing: raise window.max_entities."),
-    Spec("version_info", Gauge, "1 for the version that serves.", "Changes with each promotion.", ("version",)),
-    Spec(
-        "trainings",
-        Counter,
-        "Trainings of this replica that ended, by result.",
-        "failed, timeout or rolled back: see their reports in the store.",
-        ("result",),
-    ),
-    Spec(
-        "training_phase",
-        Gauge,
-        "What a training of this replica is at: 0 none, 1 training, 2 shadow, 3 watch.",
-        "At 1 for long: see training.timeout; at 2: too little traffic for promotion.shadow?",
-    ),
-    Spec(
-        "rejoins",
-        Counter,
-        "Times that the stream was lost and joined anew, by class of error.",
-        "Growing: see the log; a batch that takes longer than kafka.max_poll_interval_s?",
-        ("error",),
-    ),
-    Spec(
-        "position_moves",
-        Counter,
-        "Times that a partition did not go on where it should, by reason: retention, recreated, undecodable.",
-        "See the log; retention: see records_missed.",
-        ("reason",),
-    ),
-    Spec(
-        "records_missed",
-        Counter,
-        "Offsets that retention deleted before they were read, by partition.",
-        "Longer retention of the topic, or more replicas.",
-        ("topic", "partition"),
-    ),
-    Spec(
-        "replayed_records",
-        Counter,
-        "Records read again to bring back what a partition remembered.",
-        "Much at each start: lower state.every or state.records.",
-    ),
-    Spec(
-        "states_lost",
-        Counter,
-        "Partitions whose memory could not be brought back.",
-        "See the log; windows, levels and incidents of theirs began anew.",
-    ),
-    Spec("snapshots", Counter, "Snapshots of partitions written.", "Flat for longer than state.every: see the log."),
-    Spec(
-        "snapshot_bytes",
-        Histogram,
-        "Size of a snapshot as written (bytes).",
-        "Near state.max_bytes: see entities_left_out.",
-        buckets=(1e3, 1e4, 1e5, 1e6, 4e6, 16e6, 64e6, 200e6),
-    ),
-    Spec("snapshot_seconds", Histogram, "Time to write a snapshot (seconds).", "Growing: raise state.every."),
-    Spec(
-        "entities_left_out",
-        Counter,
-        "Entities that snapshots had no room for, counted at each snapshot.",
-        "Growing: raise state.max_bytes; they begin anew after a restart.",
-    ),
-)
-HEALTH_SPECS = (
-    Spec(
-        "lag_records", Gauge, "Records not yet taken, by partition.", "Growing: add replicas.", ("topic", "partition")
-    ),
-    Spec(
-        "partition_stalled_seconds",
-        Gauge,
-        "For how long a partition has stood still with records to read (seconds).",
-        "Above health.stalled_after: see readyz and the log.",
-        ("topic", "partition"),
-    ),
-    Spec(
-        "model_age_seconds",
-        Gauge,
-        "Age of the version that serves (seconds).",
-        "Above health.max_model_age: see trainings.",
-    ),
-    Spec("store_errors", Counter, "Looks at the store of versions that failed.", "Growing: see readyz."),
-)
-"""Those that are asked for when they are read: they go on growing where the loop hangs."""
-PREFIX = "offnominal_"
+# When each series began is of use to nobody, and would be as many series again.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # has no annotations
 
 
 class Metrics:
-    """The metrics of one detector, in a registry of their own."""
+    """The metrics of one detector, in a registry of their own.
+
+    What is counted is there from the start, at 0: of a series that begins at 1 Prometheus sees no increase, and what
+    happened once would raise no alert.
+    """
 
     def __init__(self, detector: str, health: Health) -> None:
         self.registry = CollectorRegistry()
-        self._series: dict[str, Collector] = {spec.name: _series(spec, self.registry) for spec in SPECS}
+        self._series: dict[str, Collector] = {spec.name: _family(spec, self.registry) for spec in COUNTED}
         self._detector = detector
         self._scored = self._alarms = 0
         self._promised = 0.0
+        self._begin()
         self.registry.register(_HealthCollector(detector, health))
+        ProcessCollector(registry=self.registry)
 
     def counter(self, name: str, *labels: str) -> Counter:
         series = self._series[name]
@@ -260,6 +126,13 @@ class Metrics:
         self.gauge("entities").set(entities)
         self.gauge("evicted_entities").set(evicted)
 
+    def _begin(self) -> None:
+        for spec in COUNTED:
+            if spec.kind is Gauge:
+                continue  # it has no value before something is measured
+            for labels in spec.series():
+                (self.counter if spec.kind is Counter else self.histogram)(spec.name, *labels)
+
 
 class _HealthCollector(Collector):
     """Asks `health` when the registry is read."""
@@ -269,14 +142,16 @@ class _HealthCollector(Collector):
         self._health = health
 
     def collect(self) -> Iterator[Metric]:
-        figures = self._health.figures()
+        figures, readiness = self._health.figures(), self._health.ready()
         values: dict[str, list[tuple[tuple[str, ...], float]]] = {
+            "ready": [((), float(readiness.ok))],
+            "check_passed": [((check.name,), float(check.ok)) for check in readiness.checks],
             "lag_records": [((it.topic, str(it.number)), lag) for it, lag in figures.lag.items()],
             "partition_stalled_seconds": [((it.topic, str(it.number)), s) for it, s in figures.stalled_s.items()],
             "model_age_seconds": [] if figures.model_age_s is None else [((), figures.model_age_s)],
             "store_errors": [((), figures.store_errors)],
         }
-        for spec in HEALTH_SPECS:
+        for spec in HEALTH:
             family = GaugeMetricFamily if spec.kind is Gauge else CounterMetricFamily
             metric = family(PREFIX + spec.name, spec.help, labels=("detector", *spec.labels))
             for labels, value in values[spec.name]:
@@ -284,7 +159,7 @@ class _HealthCollector(Collector):
             yield metric
 
 
-def _series(spec: Spec, registry: CollectorRegistry) -> Collector:
+def _family(spec: Spec, registry: CollectorRegistry) -> Collector:
     name, labels = PREFIX + spec.name, ("detector", *spec.labels)
     if spec.kind is Histogram:
         return Histogram(name, spec.help, labels, registry=registry, buckets=spec.buckets)

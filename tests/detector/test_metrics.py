@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import get_args
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Counter, generate_latest
 
 from consumers.batch import Moved, Partition, Position, RawBatch
-from consumers.errors import BrokerUnavailable, OutcomeUnknown
+from consumers.decode import DeadLetterReason
+from consumers.errors import BrokerUnavailable, OutcomeUnknown, Retry
 from consumers.memory import MemoryBroker
 from consumers.stream import Window
 from detector.bundle import Bundle
@@ -16,15 +20,17 @@ from detector.config import DetectorSettings
 from detector.config_service import HealthSettings
 from detector.health import Health
 from detector.lifecycle import Look
-from detector.metrics import HEALTH_SPECS, SPECS, Metrics
+from detector.metric_specs import COUNTED, HEALTH
+from detector.metrics import Metrics
 from detector.pipeline import Pipeline
 from detector.training import train
 from detector.training_data import gather
-from detector.trainings import PHASES
+from detector.trainings import PHASES, Result
 from tests.detector.machines import CREATED, START_MS, TOPIC, broker_with, records, settings
 
 A = Partition(TOPIC, 0)
 CANARY = "canary"
+PROMTOOL = shutil.which("promtool")
 FEATURES = ["cpu", "load", {"name": "site", "kind": "categorical"}]
 
 
@@ -97,7 +103,7 @@ def test_what_is_in_records_never_becomes_a_label(service: tuple[DetectorSetting
     assert value(metrics, "records_total") == 3 * 1_100
     assert {"reason=malformed", "kind=opened"} <= {label for _, *labels in seen[0] for label in labels}
     assert CANARY not in generate_latest(metrics.registry).decode()
-    assert len(seen[-1]) < 200
+    assert len(seen[-1]) < 250
     assert all(before == after for before, after in pairwise(seen[1:])), "no series more for more records"
 
 
@@ -152,6 +158,7 @@ def test_what_health_knows_is_as_of_when_it_is_read() -> None:
     metrics = Metrics("machines", health)
     assert value(metrics, "model_age_seconds") is None
     assert value(metrics, "store_errors_total") == 0
+    assert value(metrics, "check_passed", check="model") == 0
     health.serves("v1", age_s=60.0, interval_s=None)
     health.looked(Look(good_at=now, next_at=now, trouble="gone", failed=3))
     (batch,) = batches(iter([(b"{}", b"k")]))
@@ -166,15 +173,51 @@ def test_what_health_knows_is_as_of_when_it_is_read() -> None:
     assert value(metrics, "lag_records", topic=TOPIC, partition="0") == 1
     assert value(metrics, "model_age_seconds") == 100.0
     assert value(metrics, "store_errors_total") == 3
+    assert value(metrics, "check_passed", check="store") == 0
+    assert (value(metrics, "ready"), value(metrics, "check_passed", check="partitions")) == (1, 1)
+    now += HealthSettings().stalled_after
+    assert (value(metrics, "ready"), value(metrics, "check_passed", check="partitions")) == (0, 0)
     health.enter("joining")
     assert value(metrics, "partition_stalled_seconds", topic=TOPIC, partition="0") is None
 
 
+def test_what_is_counted_is_there_at_0_before_it_happens(metrics: Metrics) -> None:
+    assert value(metrics, "states_lost_total") == 0
+    assert value(metrics, "trainings_total", result="rolled back") == 0
+    assert value(metrics, "alerts_total", kind="opened", severity="critical") == 0
+    assert value(metrics, "batch_seconds_count") == 0
+    assert value(metrics, "last_batch_timestamp_seconds") is None, "1970 is not when the last batch was"
+    for spec in COUNTED:
+        for labels in spec.series() if spec.kind is Counter else ():
+            told = dict(zip(spec.labels, labels, strict=True))
+            assert metrics.registry.get_sample_value(spec.exported, {"detector": "machines", **told}) == 0, spec.name
+
+
+def test_labels_have_no_values_but_those_known_beforehand(metrics: Metrics) -> None:
+    before = series(metrics)
+    for error in (Retry(CANARY), BrokerUnavailable(CANARY), OutcomeUnknown(CANARY)):
+        metrics.lost(error)
+    for letter in DeadLetterReason:
+        metrics.counter("dead_letters", letter).inc()
+    for result in get_args(Result):
+        metrics.counter("trainings", result).inc()
+    assert series(metrics) == before
+
+
 def test_every_metric_says_what_it_is_and_what_to_do() -> None:
-    specs = (*SPECS, *HEALTH_SPECS)
+    specs = (*COUNTED, *HEALTH)
     assert len({spec.name for spec in specs}) == len(specs)
     for spec in specs:
         assert spec.help.endswith(".")
         assert spec.act.endswith((".", "?"))
-        if spec.name.endswith(("seconds", "bytes")):
-            assert f"({spec.name.rsplit('_', 1)[1]})" in spec.help or "epoch seconds" in spec.help
+        for unit in ("seconds", "bytes"):
+            assert spec.name.endswith(f"_{unit}") == spec.unit.startswith(unit), f"{spec.name} is in {spec.unit}"
+
+
+@pytest.mark.skipif(not PROMTOOL, reason="Debian's package prometheus is not installed")
+def test_promtool_has_nothing_to_say_of_what_is_scraped(metrics: Metrics) -> None:
+    metrics.took(0.1, 1.0)
+    linted = subprocess.run(
+        [str(PROMTOOL), "check", "metrics"], input=generate_latest(metrics.registry), capture_output=True, check=False
+    )
+    assert linted.returncode == 0, linted.stderr.decode()
