@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import getpass
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
 
-from consumers.stream import Broker
 from consumers.text import printable
 from detector.commands.terminal import connect, print_json, shown
 from detector.config import DetectorSettings
 from detector.errors import SettingsError
-from detector.feedback import (
-    LONGEST_NAME,
-    LONGEST_TEXT,
-    Feedback,
-    Label,
-    is_named,
-    led_up,
-    named,
-    require_id,
-    said,
-    the_one,
-)
+from detector.feedback import LONGEST_TEXT, Feedback, Label, said
 from detector.feedback_effects import counts
+from detector.feedback_giving import give, voting
 
 LABELS: dict[str, Label] = {
     "false-alarm": "false_alarm",
@@ -49,13 +37,7 @@ def give_feedback(
         raise SettingsError(f"--text has {len(text):,} characters. Expected at most {LONGEST_TEXT:,}.")
     if label == "note" and not text:
         raise SettingsError("A note wants --text.")
-    require_id(begin)
-    own = {"group": f"{settings.group}-feedback", "instance": "command"}
-    broker = connect(settings.model_copy(update={"kafka": settings.kafka.model_copy(update=own)}))
-    feedback = _feedback(broker, settings, begin, LABELS[label], text, author or _user())
-    broker.create_topics({settings.feedback_topic: 1}, compacted=True)
-    with closing(broker.stream([settings.feedback_topic])) as stream:
-        stream.publish([feedback.message(settings.feedback_topic)], {})
+    feedback = give(connect(voting(settings, "command")), settings, begin, LABELS[label], text, author or _user())
     _show(feedback, settings, as_json=as_json)
 
 
@@ -66,22 +48,6 @@ def list_feedback(settings: DetectorSettings, *, as_json: bool) -> None:
         _show(feedback, settings, as_json=as_json)
     if not words and not as_json:
         Console().print(f"Nobody has said anything in {settings.feedback_topic}.")
-
-
-def _feedback(broker: Broker, settings: DetectorSettings, begin: str, label: Label, text: str, author: str) -> Feedback:
-    new = {"label": label, "author": author[:LONGEST_NAME], "text": text, "time": datetime.now(UTC)}
-    if label == "retracted":
-        return _said_before(broker, settings, begin).model_copy(update={**new, "records": []})
-    alert, until = named(broker, settings, begin)
-    records = led_up(broker, settings, alert) if label in ("false_alarm", "confirmed") else []
-    return Feedback.model_validate({**new, "alert": alert, "until": until, "records": records})
-
-
-def _said_before(broker: Broker, settings: DetectorSettings, begin: str) -> Feedback:
-    """The alert may be gone by now; what was said of it is there as long as it counts."""
-    words = said(broker, settings)
-    found = [key for key, word in words.items() if word.label != "note" and is_named(word.alert, begin)]
-    return words[the_one(begin, found, settings.feedback_topic)]
 
 
 def _user() -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,29 +11,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from consumers.text import printable
-from detector.bundle import Manifest
 from detector.commands.terminal import print_json, shown
 from detector.config import DetectorSettings
-from detector.errors import BundleError
+from detector.standings import Standing, standings
 from detector.store import Store
 
-State = Literal["serves, pinned", "serves", "served before", "refused", "on trial", "idle", "unreadable"]
 _COLOURS = {"serves": "green", "refused": "red", "unreadable": "red", "on trial": "yellow"}
-
-
-class Standing(NamedTuple):
-    """What has become of a version, and what speaks against it."""
-
-    version: str
-    state: State
-    manifest: Manifest | None
-    """None where it cannot be read."""
-    against: Sequence[str]
-
-    def to_json(self) -> dict[str, Any]:
-        made = {"version": self.version} if self.manifest is None else json.loads(self.manifest.to_json())
-        champion = self.state.startswith("serves")
-        return {**made, "state": self.state, "champion": champion, "against": [*self.against]}
 
 
 def list_versions(settings: DetectorSettings, *, as_json: bool) -> None:
@@ -55,19 +37,6 @@ def list_versions(settings: DetectorSettings, *, as_json: bool) -> None:
     for standing in found:
         for reason in standing.against:
             console.print(f"{standing.version}: {escape(printable(reason, 500))}", soft_wrap=True)
-
-
-def standings(store: Store) -> Iterator[Standing]:
-    """Every version as it stands, oldest first; one that cannot be read hides no other."""
-    history, pinned = store.history(), store.pinned()
-    for version in store.versions():
-        try:
-            manifest = store.manifest(version)
-        except BundleError as error:
-            yield Standing(version, "unreadable", None, [str(error)])
-        else:
-            against = _against(manifest)
-            yield Standing(version, _state(manifest, history, pinned, refused=bool(against)), manifest, against)
 
 
 def show_version(settings: DetectorSettings, version: str) -> None:
@@ -125,24 +94,6 @@ def _fitting(settings: DetectorSettings, version: str) -> Store:
     store = _store(settings)
     store.load(version).require_fit(settings)
     return store
-
-
-def _against(manifest: Manifest) -> list[str]:
-    """What training found against a version, and the last of the trials after it."""
-    reasons = [] if manifest.verdict.sound else [f"training: {reason}" for reason in manifest.verdict.reasons]
-    if manifest.trials and not (last := manifest.trials[-1]).passed:
-        reasons += [f"{last.stage}: {reason}" for reason in last.reasons]
-    return reasons
-
-
-def _state(manifest: Manifest, history: Sequence[str], pinned: str | None, *, refused: bool) -> State:
-    if history and manifest.version == history[-1]:
-        return "serves, pinned" if pinned else "serves"
-    if manifest.version in history:
-        return "served before"
-    if refused:
-        return "refused"
-    return "on trial" if manifest.trials and manifest.trials[-1].stage == "gate" else "idle"
 
 
 def _row(standing: Standing) -> Iterator[str]:
