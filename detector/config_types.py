@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from consumers.fields import split_path
 from detector.budget import per_day
@@ -42,11 +42,14 @@ Duration = Annotated[
     BeforeValidator(_seconds),
     Field(gt=0, allow_inf_nan=False),
     PlainSerializer(_duration, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "duration"}),
 ]
-"""Seconds; written like `90s`, `5m`, `7d`."""
+"""Seconds; written like `90s`, `5m`, `7d`. The formats here are what the page of all settings calls the types."""
 
-Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
+Topic = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249), WithJsonSchema({"type": "string", "format": "topic"})
+]
 
-FieldPath = Annotated[str, AfterValidator(_field_path)]
+FieldPath = Annotated[str, AfterValidator(_field_path), WithJsonSchema({"type": "string", "format": "field"})]
 
-FalseAlarms = Annotated[str, AfterValidator(_false_alarms)]
+FalseAlarms = Annotated[str, AfterValidator(_false_alarms), WithJsonSchema({"type": "string", "format": "budget"})]

@@ -16,7 +16,16 @@ import numpy as np
 import recurring_ical_events  # type: ignore[import-untyped]  # ships no types
 from icalendar import Calendar, Event, vRecur
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Discriminator, Field, PlainSerializer, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    WithJsonSchema,
+)
 
 from consumers.compiled import compiled
 from consumers.settings import Settings
@@ -66,7 +75,12 @@ def _form(mute: object) -> str:
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 
-Clock = Annotated[int, BeforeValidator(_minutes), PlainSerializer(_clock, return_type=str, when_used="json")]
+Clock = Annotated[
+    int,
+    BeforeValidator(_minutes),
+    PlainSerializer(_clock, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "time of day"}),
+]
 """Minutes since midnight; written like `"22:00"`."""
 
 

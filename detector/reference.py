@@ -53,18 +53,18 @@ def _group(group: type[BaseModel], values: dict[str, Any], indent: str) -> Itera
     for name, info in group.model_fields.items():
         key = info.alias or name
         value, inner = values[key], groups_in(info.annotation)
-        yield from _comment(_meaning(info), indent)
+        yield from _comment("Required. " * info.is_required() + meaning(info), indent)
         if isinstance(value, dict):
             yield f"{indent}{key}:"
             yield from _group(inner[0], value, indent + "  ")
         elif inner and inner[0] in get_args(info.annotation):
             yield f"{indent}{key}: {yaml_line(value)}  # or:"
-            yield from (f"{indent}# {line}" for line in _group(inner[0], _example(inner[0]), "  "))
+            yield from (f"{indent}# {line}" for line in _group(inner[0], example(inner[0]), "  "))
         elif inner:
             full = value and isinstance(value, list)
             yield f"{indent}{key}:" if full else f"{indent}{key}: {yaml_line(value)}  # or a list:"
             for item in inner:
-                yield from _item(item, indent + "  ", live=isinstance(value, list) and _example(item) in value)
+                yield from _item(item, indent + "  ", live=isinstance(value, list) and example(item) in value)
         else:
             yield f"{indent}{key}: {yaml_line(value)}"
         if not indent:
@@ -75,27 +75,24 @@ def _item(group: type[BaseModel], indent: str, *, live: bool) -> Iterator[str]:
     """One item of a list with all its keys, as a comment where it is not part of the default."""
     mark = indent if live else f"{indent}# "
     yield from _comment((group.__doc__ or "").partition("\n")[0], mark)
-    lines = list(_group(group, _example(group), "  "))
+    lines = list(_group(group, example(group), "  "))
     first = next(number for number, line in enumerate(lines) if not line.strip().startswith("#"))
     lines[: first + 1] = [line[2:] for line in lines[:first]] + ["- " + lines[first][2:]]
     yield from (mark + line for line in lines)
 
 
-def _example(group: type[BaseModel]) -> dict[str, Any]:
+def example(group: type[BaseModel]) -> dict[str, Any]:
     """An item as JSON values: its type where it has one to tell it by, else what it cannot do without."""
     tags = get_args(group.model_fields["type"].annotation) if "type" in group.model_fields else ()
     item = group.model_validate({"type": tags[0]} if tags else EXAMPLES[group])
     return item.model_dump(mode="json")
 
 
-def _meaning(info: FieldInfo) -> str:
+def meaning(info: FieldInfo) -> str:
+    """What a setting is for, in words, and what it may be where that is a few words."""
     options = _options(info.annotation)
     return " ".join(
-        [
-            *(["Required."] if info.is_required() else []),
-            " ".join((info.description or "").split()),
-            *([f"One of {', '.join(options)}."] if len(options) > 1 else []),
-        ]
+        [*(info.description or "").split(), *([f"One of {', '.join(options)}."] if len(options) > 1 else [])]
     )
 
 

@@ -32,7 +32,7 @@ MOST_INFLATED = 1 << 32
 MARGIN = 0.95
 """Where a snapshot is too large, this part of the room is aimed at: entities differ in size."""
 
-_REST = "."
+REST = "."
 _KINDS: dict[type, type[np.generic]] = {bool: np.bool_, int: np.int64, float: np.float64}
 
 
@@ -101,7 +101,7 @@ def _column(values: Sequence[Any]) -> NDArray[Any] | list[Any]:
 def _joined(state: State) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     rest = json.dumps(_set_apart(state, "", arrays)).encode()
-    arrays[_REST] = np.frombuffer(rest, np.uint8)
+    arrays[REST] = np.frombuffer(rest, np.uint8)
     return safetensors.numpy.save(arrays)
 
 
@@ -120,7 +120,7 @@ def _set_apart(state: State, path: str, arrays: dict[str, NDArray[Any]]) -> Stat
 
 def _parted(joined: bytes) -> State:
     arrays = safetensors.numpy.load(joined)
-    state: State = json.loads(arrays.pop(_REST).tobytes())
+    state: State = json.loads(arrays.pop(REST).tobytes())
     for path, array in arrays.items():
         place = state
         *way, last = path.split(".")
