@@ -13,13 +13,14 @@ import structlog
 from consumers.batch import Partition, RawBatch
 from consumers.errors import Retry
 from consumers.stream import Broker, Stream
-from detector.bundle import Bundle
+from detector.bundle import Bundle, Manifest
 from detector.config import DetectorSettings
 from detector.errors import TooManyInvalid
 from detector.feedback_effects import Opinions
 from detector.feedback_watch import FeedbackWatch
 from detector.first_version import FirstVersion, champion
 from detector.health import Health
+from detector.history.recorder import Recorder
 from detector.lifecycle import ChampionWatch, Retraining
 from detector.metrics import Metrics
 from detector.pacing import Pace
@@ -28,7 +29,7 @@ from detector.recovery import Recovery
 from detector.state_topic import Snapshots
 from detector.store import Store
 from detector.training import require_device
-from detector.trainings import Result
+from detector.trainings import Phase, Result
 from detector.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -63,6 +64,11 @@ class Daemon:
     ) -> None:
         self.health = Health(settings.health)
         self.metrics = Metrics(settings.name, self.health)
+        self.recorder = Recorder(self.health)
+        self.serving: Manifest | None = None
+        """Of the version that serves; None before there is one."""
+        self.entities = 0
+        """Remembered, as of the last turn of the loop."""
         self._settings = settings
         self._broker = broker
         self._store = Store(settings.store.url, settings.name)
@@ -75,7 +81,7 @@ class Daemon:
         )
         self._pace = Pace(settings.batch.max_records, PART_OF_INTERVAL * settings.kafka.max_poll_interval_s)
         self._retraining = Retraining(settings, self._store, training_command, ended=self._trained)
-        self._observers = (self.metrics.observe, self._retraining.notice, *observers)
+        self._observers = (self.metrics.observe, self.recorder.observe, self._retraining.notice, *observers)
         self._owned: set[Partition] = set()
         self._partitions = 1
         self._heard_at = 0.0
@@ -85,6 +91,16 @@ class Daemon:
     def stop(self) -> None:
         """Asks the loop to end after the batch it is at."""
         self._stopping.set()
+
+    @property
+    def training(self) -> Phase | None:
+        """What a training of this replica is at."""
+        return self._retraining.phase
+
+    @property
+    def next_training(self) -> datetime | None:
+        """When the schedule asks for the next one; None where there is no schedule."""
+        return self._retraining.next
 
     def run(self) -> None:
         """Serves until stopped. Raises `consumers.errors.Stop` or `OffnominalError` where going on makes no sense."""
@@ -128,6 +144,7 @@ class Daemon:
 
     def _serves(self, bundle: Bundle) -> None:
         now, created = datetime.now(UTC), bundle.manifest.created
+        self.serving = bundle.manifest
         self.metrics.serving(bundle.version)
         self.health.serves(
             bundle.version, age_s=(now - created).total_seconds(), interval_s=self._retraining.interval_s(created)
@@ -199,7 +216,8 @@ class Daemon:
         self._snapshots.write(stream, pipeline, self._snapshots.due() - self._recovery.under_way)
         self.health.follow(polled, len(outcome.dead_letters), self._recovery.under_way)
         self.metrics.training(self._retraining.phase)
-        self.metrics.turned(outcome, entities=pipeline.entities, evicted=pipeline.evicted)
+        self.entities = pipeline.entities
+        self.metrics.turned(outcome, entities=self.entities, evicted=pipeline.evicted)
         self._pause_s = RETRY_S[0]
 
     def _reassign(self, batch: RawBatch, pipeline: Pipeline) -> None:

@@ -41,13 +41,14 @@ class Schedule:
         self._zone = ZoneInfo(settings.timezone)
         self._jitter_s = settings.jitter or 0.0
         self._detector = detector
-        self._next = self._after(now)
+        self.next = self._after(now)
+        """The beginning to come; None without a schedule."""
 
     def due(self, now: datetime) -> datetime | None:
         """The beginning that has passed since the last call; those missed in the meantime count as one."""
-        if (begins := self._next) is None or now < begins:
+        if (begins := self.next) is None or now < begins:
             return None
-        self._next = self._after(now)
+        self.next = self._after(now)
         return begins
 
     def interval_s(self, at: datetime) -> float | None:
@@ -114,6 +115,11 @@ class Retraining:
     def phase(self) -> Phase | None:
         """What the training of this replica is at."""
         return self._trainer.phase
+
+    @property
+    def next(self) -> datetime | None:
+        """When the schedule asks for the next training; None without a schedule."""
+        return self._schedule.next
 
     def interval_s(self, at: datetime) -> float | None:
         """The longest time between two trainings around `at` (seconds); None without a schedule."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from detector.trainings import EXIT_CODES, Course, Phase, Report, Request
@@ -26,6 +27,11 @@ NICENESS = 10
 _LONGEST_LINE = 1 << 20
 _LAST_WORDS_S = 1.0
 """How long the lines of a process that has ended may still be on their way (seconds): others may hold its output."""
+
+
+def training_command(config: Path) -> list[str]:
+    """What runs a training of the detector with this settings file, which is read again each time."""
+    return [sys.executable, "-m", "detector", "retrain", "--child", "--config", str(config)]
 
 
 class Trainer:

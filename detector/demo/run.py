@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import socket
 import tempfile
 import threading
 import time
@@ -13,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.live import Live
 
@@ -22,18 +25,21 @@ from consumers.embedded import embedded_broker
 from consumers.producer import Producer
 from consumers.stream import Broker
 from detector import logs
-from detector.commands.terminal import print_json, progress_shown, stopped_by_signals
+from detector.commands.terminal import connect, print_json, progress_shown, stopped_by_signals
 from detector.config import DetectorSettings
+from detector.config_service import WebSettings
 from detector.daemon import Daemon
 from detector.demo.recording import MACHINE, Recording, load_recording
 from detector.demo.report import write_report
 from detector.demo.tally import Tally
 from detector.demo.view import render
 from detector.errors import OffnominalError, SettingsError
-from detector.loading import parse
+from detector.loading import load
 from detector.store import Store
+from detector.trainer import training_command
 from detector.training import train
 from detector.training_data import gather
+from detector.web.server import dashboard
 
 FALSE_ALARMS_A_DAY = 12
 """The budget of the demo: of one record a minute, rather less than one in a hundred."""
@@ -54,21 +60,24 @@ def demonstrate(*, seconds: float, as_json: bool, bootstrap: str | None, report:
     with stopped_by_signals(stopping.set), tempfile.TemporaryDirectory(prefix="offnominal-") as folder:
         console.print("Starting a local broker …" if bootstrap is None else f"Using the broker at {bootstrap} …")
         with place as address:
-            settings = demo_settings(address, recording, Path(folder))
+            config = write_settings(Path(folder), address, recording)
             tally = Tally(recording)
-            play(settings, recording, tally, seconds=seconds, stopping=stopping, console=console)
-    took = time.monotonic() - started
-    summary = summarise(tally, settings, took)
-    write_report(report, tally, settings, summary)
-    if as_json:
-        print_json(json.dumps(summary))
-    else:
-        _tell(Console(), summary, report)
+            with playing(config, recording, tally, seconds=seconds, stopping=stopping, console=console) as web:
+                summary = summarise(tally, time.monotonic() - started)
+                write_report(report, tally, load(config), summary)
+                if as_json:
+                    print_json(json.dumps(summary))
+                    return
+                _tell(Console(), summary, report)
+                if console.is_terminal and not stopping.is_set():
+                    console.print(f"\nThe dashboard goes on: [bold]{web}[/]\nCtrl-C ends it.", soft_wrap=True)
+                    stopping.wait()
 
 
-def demo_settings(bootstrap: str, recording: Recording, folder: Path) -> DetectorSettings:
-    """The settings file of the demo, as a user would write it."""
-    return parse(
+def write_settings(folder: Path, bootstrap: str, recording: Recording) -> Path:
+    """The settings file of the demo, as a user would write it; whoever has its token may act on the dashboard."""
+    config = folder / "offnominal.yaml"
+    settings = yaml.safe_dump(
         {
             "name": MACHINE,
             "kafka": {"bootstrap": bootstrap},
@@ -76,23 +85,29 @@ def demo_settings(bootstrap: str, recording: Recording, folder: Path) -> Detecto
             "features": list(recording.metrics),
             "training": {"records": recording.half},
             "alerts": {"topic": "server-alerts", "false_alarms": f"{FALSE_ALARMS_A_DAY}/day", "quiet_for": "10m"},
-            "store": {"url": str(folder / "store")},
-            "web": {"enabled": False},
+            "store": {"url": str(folder / "store"), "poll": "2s"},
+            "web": {"port": _free_port(), "token": secrets.token_urlsafe(16)},
         },
-        origin="demo settings",
+        sort_keys=False,
     )
+    config.touch(mode=0o600)
+    config.write_text(settings, encoding="utf-8")
+    return config
 
 
-def play(
-    settings: DetectorSettings,
+@contextmanager
+def playing(
+    config: Path,
     recording: Recording,
     tally: Tally,
     *,
     seconds: float,
     stopping: threading.Event,
     console: Console,
-) -> None:
-    """Sends the first half, trains on it, then has a daemon score the second half as it is sent."""
+) -> Iterator[str]:
+    """Sends the first half, trains on it, then has a daemon score the second half as it is sent. The daemon, and its
+    dashboard at the address that is given, work on while the context lasts."""
+    settings = load(config)
     broker = clients.broker(settings.kafka, group=settings.group, client_id="offnominal-demo")
     topic = settings.stream.topics[0]
     if there := broker.partitions([topic, settings.alerts.topic]):
@@ -116,16 +131,16 @@ def play(
         store.save(bundle)
         store.promote(bundle.version)
         tally.models = "+".join(bundle.models)
-        if stopping.is_set():
-            return
         total = len(recording.values) - recording.half
-        with _working(settings, broker, tally) as ended:
+        with _working(settings, config, broker, tally) as (ended, address):
+            console.print(f"Dashboard: [bold]{address}[/]", soft_wrap=True)
             pace = total / seconds
             with _live(console, tally, settings, total):
                 _stream(send, recording, tally, pace, stopping, ended)
+            yield address
 
 
-def summarise(tally: Tally, settings: DetectorSettings, seconds: float) -> dict[str, Any]:
+def summarise(tally: Tally, seconds: float) -> dict[str, Any]:
     """The demo in figures.
 
     `realised_rate` is the share of scored records outside labelled events that raised an alarm, `false_alarms_per_day`
@@ -158,13 +173,20 @@ def _sender(producer: Producer, topic: str, recording: Recording) -> Callable[[i
 
 
 @contextmanager
-def _working(settings: DetectorSettings, broker: Broker, tally: Tally) -> Iterator[Future[None]]:
-    """A daemon in a thread for as long as the context lasts; what it dies of is raised at the end of it."""
-    daemon = Daemon(settings, broker, observers=[tally.observe])
-    with ThreadPoolExecutor(1, thread_name_prefix="daemon") as executor:
+def _working(
+    settings: DetectorSettings, config: Path, broker: Broker, tally: Tally
+) -> Iterator[tuple[Future[None], str]]:
+    """A daemon in a thread for as long as the context lasts, and the address of its dashboard, with the token; what it
+    dies of is raised at the end of it."""
+    daemon = Daemon(settings, broker, training_command=training_command(config), observers=[tally.observe])
+    token = settings.web.token.get_secret_value() if settings.web.token else ""
+    with (
+        dashboard(settings, daemon, connect) as web,
+        ThreadPoolExecutor(1, thread_name_prefix="daemon") as executor,
+    ):
         ended = executor.submit(daemon.run)
         try:
-            yield ended
+            yield ended, f"{web}/#token={token}"
         finally:
             daemon.stop()
         ended.result()
@@ -204,6 +226,16 @@ def _stream(
             raise OffnominalError(
                 f"{tally.records:,} of {last - recording.half:,} records scored in time. Is the broker slow?"
             )
+
+
+def _free_port() -> int:
+    """The port of the settings' default, or any where that is taken."""
+    wanted = WebSettings().port
+    try:
+        socket.create_server((WebSettings().host, wanted)).close()
+    except OSError:
+        return 0
+    return wanted
 
 
 def _tell(console: Console, summary: dict[str, Any], report: Path) -> None:

@@ -18,8 +18,13 @@ PROBES = ("/healthz", "/readyz")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
 }
+SHELL = "/assets/"
+"""What lies below is the dashboard without anything of the detector's, as is the page at /: a browser cannot send a
+token with what it loads first."""
 
 _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:@/]+))(?::\d+)?")
 _BEARER = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
@@ -29,8 +34,8 @@ class Guard:
     """ASGI middleware: wants the token with every request but the probes', and tells browsers to be careful.
 
     On an address of this machine it also wants the `Host` header to name one: a web page whose own name resolves to
-    127.0.0.1 (DNS rebinding) would otherwise read what a browser on this machine may. `scope["state"]["trusted"]` says
-    whether a request may see everything.
+    127.0.0.1 (DNS rebinding) would otherwise read what a browser on this machine may. `scope["state"]` says whether a
+    request is `trusted` to see everything, and whether it `may_act`: without a token in the settings nobody may.
 
     Raises `SettingsError` where `web.token_file` cannot be read.
     """
@@ -50,11 +55,12 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        trusted = self._token is None or self._presented(headers)
-        scope.setdefault("state", {})["trusted"] = trusted
+        presented = self._presented(headers)
+        trusted, path = self._token is None or presented, scope["path"]
+        scope.setdefault("state", {}).update(trusted=trusted, may_act=presented)
         if self._local and not _names_this_machine(headers.get("host", "")):
             answer: ASGIApp = JSONResponse({"detail": "the Host header names no address of this machine"}, 400)
-        elif not trusted and scope["path"] not in PROBES:
+        elif not (trusted or path in PROBES or path == "/" or path.startswith(SHELL)):
             answer = JSONResponse(
                 {"detail": "this wants the header Authorization: Bearer with the token of web.token"},
                 401,

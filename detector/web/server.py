@@ -1,32 +1,75 @@
-"""Health and metrics over HTTP, served from a thread of the daemon."""
+"""Health, metrics, the API and the dashboard over HTTP, served from a thread of the daemon."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
+from consumers.stream import Broker
 from detector import __version__
+from detector.config import DetectorSettings
 from detector.config_service import WebSettings
+from detector.daemon import Daemon
 from detector.errors import SettingsError
+from detector.feedback_giving import voting
 from detector.health import Health, Phase
+from detector.history.book import Book
+from detector.web.actions import Actions
+from detector.web.api import act, look, tell_errors
+from detector.web.desk import Desk
 from detector.web.guard import Guard
 
+ASSETS = Path(__file__).parent / "assets"
+GOODBYE_S = 1
+"""How long those that are being answered have when the server ends: live streams never end by themselves."""
 
-def application(health: Health, registry: CollectorRegistry, settings: WebSettings) -> Guard:
-    """The web application behind its guard; reads `health` and `registry` at each request.
 
-    Raises `SettingsError` where there is no token to be had from `web.token_file`.
+@contextmanager
+def dashboard(
+    settings: DetectorSettings, daemon: Daemon, connect: Callable[[DetectorSettings], Broker]
+) -> Iterator[str | None]:
+    """Serves everything while the context lasts; gives the address, None where `web.enabled` is false.
+
+    Raises `SettingsError` where the port is taken, or no token to be had from `web.token_file`.
     """
-    app = FastAPI(title="offnominal", version=__version__, docs_url=None, redoc_url=None)
+    if not settings.web.enabled:
+        yield None
+        return
+    broker = connect(settings)
+    app = routes(daemon.health, daemon.metrics.registry)
+    guard = Guard(app, settings.web)
+    with Book(broker, settings) as book:
+        desk = Desk(settings, daemon, book, broker)
+        voter = connect(voting(settings, f"dashboard-{socket.gethostname()}"))
+        app.state.desk, app.state.actions = desk, Actions(settings, desk, voter)
+        with serving(guard, settings.web) as address:
+            yield address
+
+
+def routes(health: Health, registry: CollectorRegistry) -> FastAPI:
+    """All addresses; reads `health` and `registry` at each request."""
+    app = FastAPI(
+        title="offnominal",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        description="What the dashboard shows, and what it does.",
+    )
+    app.include_router(look)
+    app.include_router(act)
+    tell_errors(app)
 
     @app.get("/healthz")
     def healthz(request: Request) -> JSONResponse:
@@ -43,7 +86,12 @@ def application(health: Health, registry: CollectorRegistry, settings: WebSettin
     def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    return Guard(app, settings)
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(ASSETS / "index.html")
+
+    app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
+    return app
 
 
 @contextmanager
@@ -57,7 +105,14 @@ def serving(app: ASGIApp, settings: WebSettings) -> Iterator[str]:
         listener = socket.create_server((settings.host, settings.port), family=family)
     except OSError as error:
         raise SettingsError(f"web: cannot listen on {shown}:{settings.port}: {error.strerror}.") from error
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GOODBYE_S,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
     thread.start()

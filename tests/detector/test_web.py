@@ -17,14 +17,14 @@ from detector.health import Health
 from detector.loading import load, parse
 from detector.reference import REQUIRED
 from detector.web.guard import Guard
-from detector.web.server import application, serving
+from detector.web.server import routes, serving
 
 TOKEN = "canary-6b1f0c"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPEN: dict[str, Any] = {}
 LOCAL = {"token": TOKEN}
 OUTSIDE = {"host": "0.0.0.0", "token": TOKEN}
-PATHS = ("/metrics", "/openapi.json", "/", "/healthz/", "/readyz/x", "//readyz", "/HEALTHZ")
+PATHS = ("/metrics", "/api/openapi.json", "/api/overview", "/assets", "/healthz/", "/readyz/x", "/x//readyz", "/HEALTHZ")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def health() -> Health:
 def guarded(health: Health, **web: object) -> Guard:
     registry = CollectorRegistry()
     Counter("offnominal_records", "Records.", registry=registry).inc()
-    return application(health, registry, WebSettings.model_validate(web))
+    return Guard(routes(health, registry), WebSettings.model_validate(web))
 
 
 def get(

@@ -1,0 +1,1 @@
+"""What the dashboard remembers: of this replica what it counted, of the detector what its topics tell."""
