@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import nullcontext
 from pathlib import Path
 
 import structlog
@@ -15,8 +14,10 @@ from detector.config import DetectorSettings
 from detector.daemon import Daemon
 from detector.errors import TrainingError
 from detector.pipeline import Pipeline
+from detector.sd_notify import notifying
 from detector.store import Store
-from detector.web.server import application, serving
+from detector.trainer import training_command
+from detector.web.server import dashboard
 
 log = structlog.get_logger()
 
@@ -26,14 +27,10 @@ def run_daemon(settings: DetectorSettings, config: Path) -> None:
     daemon = Daemon(
         settings,
         connect(settings),
-        training_command=[sys.executable, "-m", "detector", "retrain", "--child", "--config", str(config)],
+        training_command=training_command(config),
     )
-    web = (
-        serving(application(daemon.health, daemon.metrics.registry, settings.web), settings.web)
-        if settings.web.enabled
-        else nullcontext(None)
-    )
-    with stopped_by_signals(daemon.stop), web as address:
+    web = dashboard(settings, daemon, connect)
+    with stopped_by_signals(daemon.stop), web as address, notifying(daemon.health):
         log.info("starting", detector=settings.name, web=address, topics=settings.stream.topics)
         daemon.run()
         log.info("stopped")
