@@ -81,8 +81,14 @@ def test_every_panel_asks_the_source_that_is_chosen() -> None:
 
 
 def test_nearly_every_metric_is_on_the_board() -> None:
-    shown = named(" ".join(QUERIES)) | {f"offnominal_{it}" for query in QUERIES for it in re.findall(r":offnominal_(\w+):", query)}
-    missing = {spec.name for spec in (*COUNTED, *HEALTH) if not any(spec.exported in name or f"offnominal_{spec.name}" == name for name in shown)}
+    shown = named(" ".join(QUERIES)) | {
+        f"offnominal_{it}" for query in QUERIES for it in re.findall(r":offnominal_(\w+):", query)
+    }
+    missing = {
+        spec.name
+        for spec in (*COUNTED, *HEALTH)
+        if not any(spec.exported in name or f"offnominal_{spec.name}" == name for name in shown)
+    }
     # since the start: the board shows the same over a day; and the store's errors, which a check tells
     assert missing == {"promised_rate", "realised_rate", "store_errors"}
 
