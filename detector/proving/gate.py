@@ -74,7 +74,8 @@ def compare(
     bases = {"recent": recent}
     if not changed:
         bases["generated"] = generate(champion, GENERATED, settings.training.seed)
-    ours, theirs = (_shown(Surprise(it, settings), bases, settings, examples) for it in (challenger, champion))
+    apart = max(it.encoder.window for it in (challenger, champion)) - 1  # both see the same anomalies
+    ours, theirs = (_shown(Surprise(it, settings), bases, settings, examples, apart) for it in (challenger, champion))
     reasons = [
         *_less_likely(ours.likelihood, theirs.likelihood, challenger),
         *(reason for base in bases for reason in _missed(base, ours.found[base], theirs.found[base])),
@@ -117,7 +118,7 @@ def _missed(base: str, ours: Mapping[str, float], theirs: Mapping[str, float]) -
 
 
 def _shown(
-    version: Surprise, bases: Mapping[str, Columns], settings: DetectorSettings, examples: Sequence[Columns]
+    version: Surprise, bases: Mapping[str, Columns], settings: DetectorSettings, examples: Sequence[Columns], apart: int
 ) -> _Shown:
     recent = bases["recent"]
     x = version.encode(recent)
@@ -125,8 +126,7 @@ def _shown(
     found: dict[str, dict[str, float]] = {base: {} for base in bases}
     named = 0.0
     for (base, columns), kind in product(bases.items(), KINDS):
-        apart, seed = version.bundle.encoder.window - 1, settings.training.seed
-        changed, rows = inject(columns, numbers(version.bundle), kind, apart=apart, seed=seed)
+        changed, rows = inject(columns, numbers(version.bundle), kind, apart=apart, seed=settings.training.seed)
         anomalous = version.encode(changed)[rows]
         found[base][kind] = judge.found(anomalous)
         if (base, kind) == ("recent", "spike"):

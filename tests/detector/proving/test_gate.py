@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consumers.batch import Columns
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
+from detector.proving import gate
 from detector.proving.gate import Judgement, _missed, compare
-from detector.proving.injection import KINDS
+from detector.proving.injection import KINDS, inject
 from detector.training_data import gather
 from models.base import Explanation, FitReport, GenerativeModel, Progress, silent
-from tests.detector.machines import START_MS, broker_with, records, settings
+from tests.detector.machines import START_MS, broker_with, records, settings, trained
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,24 @@ def test_one_that_does_not_find_a_confirmed_example_any_more_is_refused(
     told = judged(blind, champion, recent, chosen, example)
     assert told.figures["champion found examples"] == 1.0
     assert "it finds 0.0% of 1 confirmed examples, the champion 100.0%." in told.reasons
+
+
+def test_versions_of_other_windows_are_shown_the_same_anomalies_none_in_the_window_of_another(
+    champion: Bundle, recent: Columns, chosen: DetectorSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[Columns, NDArray[np.intp]]] = []
+
+    def noted(*args: Any, **named: Any) -> tuple[Columns, NDArray[np.intp]]:
+        shown.append(inject(*args, **named))
+        return shown[-1]
+
+    monkeypatch.setattr(gate, "inject", noted)
+    compare(trained(tmp_path, window={"length": 5}), champion, recent, chosen, changed=True)
+    ours, theirs = shown[: len(KINDS)], shown[len(KINDS) :]
+    for (columns, rows), (same_columns, same_rows) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(rows, same_rows)
+        np.testing.assert_array_equal(columns.numbers["cpu"], same_columns.numbers["cpu"])
+        assert np.diff(rows[recent.entity[rows] == "m0"]).min() >= 5 * 3  # of three machines in turn
 
 
 def test_the_order_of_records_and_of_calls_does_not_matter(
