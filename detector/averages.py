@@ -8,7 +8,7 @@ incidents; squares are averaged, not their logarithms, so that one large deviati
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,13 +64,20 @@ class Averages:
         return of_slots(self._memory, slots)
 
     def restore(self, state: NDArray[np.float64]) -> None:
-        """Goes on where `to_state` stood."""
+        """Goes on where `to_state` stood. Raises `ValueError` for averages of other models or half-lives."""
+        require_floats("averages", state, (*state.shape[:1], len(self._usual.mean), len(HALF_LIVES)))
         self._memory = state.copy()
 
 
 def averaged(scores: NDArray[np.floating], entity: NDArray[np.object_], usual: Usual) -> NDArray[np.float64]:
     """The averages (m, half-lives, n) of scores (m, n) of records of these entities (n,), nothing before them."""
     return Averages(usual).update(scores, EntityTable(max(1, len(entity))).locate(entity))
+
+
+def require_floats(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raises `ValueError` unless the array, named by `what`, is float64 of that shape: compiled code trusts it."""
+    if (array.shape, array.dtype) != (shape, np.float64):
+        raise ValueError(f"Array '{what}' is {array.dtype} of shape {array.shape}. Expected float64 of shape {shape}.")
 
 
 @compiled

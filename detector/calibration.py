@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consumers.compiled import compiled
-from detector.averages import HALF_LIVES, Usual
+from detector.averages import HALF_LIVES, Usual, require_floats
 from detector.errors import NotEnoughRows
 
 TAIL_SHARE = 0.1
@@ -210,7 +210,10 @@ class Calibration:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]], models: Sequence[str]) -> Calibration:
-        """The calibration that `to_arrays` took apart; `models` gives their order."""
+        """The calibration that `to_arrays` took apart; `models` gives their order. Raises `ValueError` where averages
+        begin for another number of models."""
+        for what in ("usual.mean", "usual.most"):
+            require_floats(what, arrays[what], (len(models),))
 
         def scale(name: str) -> ScoreScale:
             return ScoreScale(arrays[f"{name}.sorted_scores"], *map(float, arrays[f"{name}.tail"]))

@@ -97,6 +97,21 @@ def test_a_snapshot_goes_on_exactly_with_the_slots_it_holds() -> None:
     np.testing.assert_array_equal(state, was)
 
 
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        (np.zeros((4, 1, 3)), r"float64 of shape \(4, 1, 3\). Expected float64 of shape \(4, 2, 3\)"),
+        (np.zeros((4, 2, 2)), r"float64 of shape \(4, 2, 2\). Expected float64 of shape \(4, 2, 3\)"),
+        (np.zeros(6), r"float64 of shape \(6,\). Expected float64 of shape \(6, 2, 3\)"),
+        (np.zeros((4, 2, 3), np.float32), r"float32 of shape \(4, 2, 3\). Expected float64"),
+    ],
+    ids=["models", "half-lives", "dimensions", "type"],
+)
+def test_a_snapshot_of_other_averages_is_refused(state: Floats, told: str) -> None:
+    with pytest.raises(ValueError, match=f"Array 'averages' is {told}"):
+        Averages(USUAL).restore(state)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_passed_over(value: float) -> None:
     scores, entity = np.array([[4.0, value, 6.0], [1.0, 1.0, 1.0]]), np.full(3, "m0", object)

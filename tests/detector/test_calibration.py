@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -171,6 +172,38 @@ def test_arrays_carry_the_averages_too() -> None:
     assert again.to_arrays().keys() == calibration.to_arrays().keys()
     np.testing.assert_array_equal(said_in_time(again, scores), said_in_time(calibration, scores))
     np.testing.assert_array_equal(again.nats(scores), calibration.nats(scores))
+
+
+@pytest.mark.parametrize("what", ["usual.mean", "usual.most"])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros(1), np.zeros((2, 1)), np.zeros(2, np.float32)], ids=["fewer", "dimensions", "type"]
+)
+def test_arrays_with_which_averages_cannot_begin_are_refused(what: str, wrong: Floats) -> None:
+    calibration, _ = in_time(5, models=2)
+    found = re.escape(f"Array '{what}' is {wrong.dtype} of shape {wrong.shape}. Expected float64 of shape (2,).")
+    with pytest.raises(ValueError, match=found):
+        Calibration.from_arrays({**calibration.to_arrays(), what: wrong}, [*calibration.scales])
+
+
+def test_ranking_counts_the_record_itself_half_as_much_as_alarms_do() -> None:
+    calibration, _ = in_time(2)
+    (averages,) = calibration.slow.values()
+    usual, unlikely = ([scale.score_at(rate) for scale in averages] for rate in (0.5, 0.1))
+    own, past = np.array([[6.0, 2.0]]), np.array([usual, unlikely]).T[None]  # a record by itself, and one of a run
+    nats, ranking = calibration.in_time(np.zeros((1, 2)), own, past)
+    assert nats[0] > nats[1]
+    assert ranking[0] < ranking[1]
+    graded = np.stack([scale.graded(row) for scale, row in zip(averages, past[0], strict=True)])
+    np.testing.assert_allclose(ranking, (0.5 * own[0] + [1.0, 0.5, 0.25] @ graded) / 2.25)
+
+
+def test_where_records_have_no_order_they_are_ranked_by_what_models_say_of_each() -> None:
+    calibration = Calibration.fit({"gmm": normal_scores(400, 3), "vae": normal_scores(400, 4)})
+    scores = np.stack([normal_scores(50, 5), normal_scores(50, 6)])
+    by_model = calibration.by_model(scores)
+    nats, ranking = calibration.in_time(scores, by_model, np.zeros((2, 3, 50)))
+    np.testing.assert_array_equal(ranking, by_model.mean(axis=0))
+    np.testing.assert_array_equal(nats, calibration.nats(scores))
 
 
 @pytest.mark.parametrize("models", [1, 3])

@@ -13,11 +13,13 @@ import pytest
 
 from consumers.batch import Partition
 from detector.alerts import Alert
+from detector.averages import averaged
 from detector.bundle import Bundle
 from detector.config import DetectorSettings
 from detector.config_models import ModelSettings
 from detector.daemon import Daemon
 from detector.pipeline import Outcome, Pipeline
+from detector.proving.surprise import Surprise
 from detector.store import Store
 from detector.training import train
 from detector.training_data import gather
@@ -153,6 +155,17 @@ def test_a_snapshot_between_two_batches_goes_on_exactly(folder: Path, kind: str)
     assert found.alerts == expected.alerts
     np.testing.assert_array_equal(found.decided.static_nats, expected.decided.static_nats)
     assert again.packed(PARTITION) == pipeline.packed(PARTITION)
+
+
+def test_records_in_order_are_ranked_by_what_was_said_of_their_entity_lately(folder: Path) -> None:
+    made, bundle = chosen(folder, ["ar"]), trained_on(folder, "ar")
+    outcome, calibration, version = processed(made, bundle), bundle.calibration, Surprise(bundle, made)
+    scores = version.scores(version.encode(outcome.columns))
+    averages = averaged(scores, outcome.columns.entity, calibration.usual)
+    nats, ranking = calibration.in_time(scores, calibration.by_model(scores), averages)
+    np.testing.assert_allclose(outcome.ranking, ranking, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(outcome.decided.static_nats, nats, rtol=1e-4, atol=1e-6)
+    assert ranking.argsort().tolist() != nats.argsort().tolist()
 
 
 @pytest.mark.parametrize(

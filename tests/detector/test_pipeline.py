@@ -239,6 +239,7 @@ def test_a_record_that_a_model_cannot_score_is_a_dead_letter(
     outcome = processed(folder, bundle, [*records(10)])
     assert [(letter.row, letter.reason) for letter in outcome.dead_letters] == [(3, "unscorable")]
     assert outcome.columns.row.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert np.isfinite(outcome.ranking).tolist() == [True] * 9
 
 
 def test_an_alert_fits_into_a_message_whatever_the_record_holds(folder: Path) -> None:

@@ -147,6 +147,19 @@ def test_columns_that_do_not_match_the_features_are_refused(store: Store, bundle
         store.load(bundle.version)
 
 
+@pytest.mark.parametrize("window", [0, 3])
+def test_a_model_that_looks_at_more_records_than_there_are_or_at_none_is_refused(
+    store: Store, bundle: Bundle, place: Place, window: int
+) -> None:
+    name = f"{bundle.version}/{MANIFEST}"
+    manifest = json.loads(place.read(name))
+    assert manifest["layout"]["window"] == 2
+    manifest["models"][1]["window"] = window
+    place.write(name, json.dumps(manifest).encode())
+    with pytest.raises(BundleError, match="model 'vae' looks at more records than the window has, or at none"):
+        store.load(bundle.version)
+
+
 @pytest.mark.parametrize("version", ["../other", "20260301T030000Z-4be1/../..", "", "latest"])
 def test_a_version_cannot_leave_the_store(store: Store, version: str) -> None:
     for use in (store.load, store.promote, store.pin):
