@@ -68,25 +68,27 @@ export async function post(path, body = {}) {
 }
 
 /**
- * Something asked for again and again: what was there stays while it is asked anew, and an answer that comes after a
- * newer question is dropped. `changed` is called whenever there is something else to show.
+ * Something asked for again and again: what was there stays until there is an answer, and one that comes after a newer
+ * question is dropped. `changed` is called whenever there is something else to show.
  */
 export function resource(changed) {
   let aborter = null;
-  const it = { data: null, error: null, asked: null, close: () => aborter?.abort() };
+  let answered = "";
+  const it = { data: null, error: null, close: () => aborter?.abort() };
   it.load = async (ask, asked = "") => {
     aborter?.abort();
     const mine = (aborter = new AbortController());
-    if (asked !== it.asked) Object.assign(it, { asked, data: null, error: null });
     try {
       const data = await ask(mine.signal);
-      if (mine === aborter) Object.assign(it, { data, error: null });
+      if (mine !== aborter) return;
+      answered = asked;
+      Object.assign(it, { data, error: null });
     } catch (error) {
       if (mine !== aborter || error.name === "AbortError") return;
       if (!(error instanceof ApiError)) throw error;
-      it.error = error;
+      Object.assign(it, { error, data: asked === answered ? it.data : null }); // no answer to another question
     }
-    if (mine === aborter) changed();
+    changed();
   };
   return it;
 }

@@ -59,15 +59,16 @@ function refresh() {
 function told(fresh) {
   const before = state.now;
   state.now = fresh;
-  if (!before || fresh.revision !== before.revision || fresh.version !== before.version) refresh();
+  const same = (name) => before?.[name] === fresh[name];
+  if (!same("revision") || !same("version") || (before.clock === null && fresh.clock !== null)) refresh();
   view.live?.();
 }
 
 function turned(live) {
   if (live === state.live) return;
-  state.live = live;
-  state.since = live ? null : Date.now();
-  if (live) meet().then(refresh); // it may be another one after a restart
+  const again = live && state.since !== null;
+  Object.assign(state, { live, since: live ? null : Date.now() });
+  if (again) meet().then(refresh); // it may be another one after a restart
   showHeader();
 }
 
@@ -80,9 +81,9 @@ async function meet() {
 takeToken();
 onTokenWanted(tokenDialog);
 document.body.append(h("div.toasts", { id: "toasts", role: "status" }));
-addEventListener("hashchange", route);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", open);
-route();
+showHeader();
 await meet();
-view.update();
+addEventListener("hashchange", route);
+route();
 follow(told, turned);

@@ -19,30 +19,28 @@ export function colour(name) {
  * A chart with its legend, which tells the values under the cursor, or else the last ones.
  * @param {HTMLElement} holder is filled
  * @param {{title: string|Array, name?: string, series: Array<{label: string, colour: string, dash?: boolean, bars?: boolean, fill?: boolean,
- *   steps?: boolean, quiet?: boolean, points?: boolean}>, zone: string, height?: number, gutter?: number, band?: [number, number],
+ *   steps?: boolean, quiet?: boolean, points?: boolean}>, zone: string, height?: number, gutter?: number, right?: number, band?: [number, number],
  *   sync?: string, select?: (begin: number, end: number) => void, shade?: () => [number, number]|null}} options
  *   `quiet` series are drawn, but not in the legend; `band` shades between two series
  * @returns {{show: (data: Array, range?: [number, number]) => void, close: () => void}} data as uPlot wants it: times
  *   (ms), then the values of each series
  */
 export function chart(holder, options) {
-  const values = options.series.map(() => h("output", {}, "\u2013"));
+  const values = options.series.map(() => h("output", "\u2013"));
   const legend = h(
     "div.legend",
-    {},
-    h("h3", {}, options.title),
+    h("h3", options.title),
     options.series.map((it, row) =>
       it.quiet
         ? null
         : h(
             "span.entry",
-            {},
             h(`span.swatch${it.dash ? ".dash" : ""}`, { style: { "--ink": `var(--${it.colour})` } }),
             it.label,
             values[row],
           ),
     ),
-    h("span.entry.at", {}),
+    h("span.entry.at"),
   );
   const place = h("div.plot", { role: "img", "aria-label": options.name ?? options.title });
   holder.replaceChildren(legend, place);
@@ -85,7 +83,7 @@ function settings(options, place, range, tellValues) {
     width: place.clientWidth || 300,
     height: options.height ?? 140,
     ms: 1,
-    padding: [8, 10, 0, 0],
+    padding: [8, options.right ?? 16, 0, 0],
     legend: { show: false },
     tzDate: (instant) => uPlot.tzDate(new Date(instant), options.zone),
     scales: {
@@ -93,8 +91,14 @@ function settings(options, place, range, tellValues) {
       y: { range: (_, low, high) => roomy(low, high) },
     },
     axes: [
-      { ...axis, space: 80, size: 34, gap: 4, values: (_, times, __, ___, step) => ticks(times, options.zone, step) },
-      { ...axis, space: 34, size: options.gutter ?? 52, gap: 6, values: (_, found) => found.map((it) => compact(it)) },
+      {
+        ...axis,
+        space: 80,
+        size: (_, shown) => (shown?.some((it) => it?.includes("\n")) ? 34 : 22),
+        gap: 4,
+        values: (_, times, __, ___, step) => ticks(times, options.zone, step),
+      },
+      { ...axis, space: 34, size: options.gutter || 52, gap: 6, values: (_, found) => found.map((it) => compact(it)) },
     ],
     series: [{}, ...options.series.map(line)],
     bands: options.band ? [{ series: options.band, fill: faded(colour("band"), 0.22) }] : [],

@@ -16,16 +16,15 @@ const LONGEST_SHOWN = 20_000;
  * An element. Properties: `on…` handlers, `style` (an object, set through the CSSOM as the policy of the page wants),
  * and attributes; what is null or false is left out. `key` names it among its siblings when it is renewed.
  * @param {string} tag name, with classes as in `div.tile.wide`
- * @param {Object<string, any>} properties
- * @param {...(Node|string|number|null|false|Array)} children
+ * @param {...(Object<string, any>|Node|string|number|null|false|Array)} content properties, if any, then children
  */
-export function h(tag, properties = {}, ...children) {
+export function h(tag, ...content) {
   const [name, ...classes] = tag.split(".");
   const element = SVG_TAGS.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
   if (classes.length) element.setAttribute("class", classes.join(" "));
-  const { value, ...rest } = properties;
+  const { value, ...rest } = content[0]?.constructor === Object ? content.shift() : {};
   for (const [key, it] of Object.entries(rest)) set(element, key, it);
-  element.append(...children.flat(Infinity).filter((it) => it !== null && it !== false && it !== undefined));
+  element.append(...content.flat(Infinity).filter((it) => it !== null && it !== false && it !== undefined));
   if (value !== undefined) element.value = value; // after the options of a select
   return element;
 }
@@ -62,7 +61,7 @@ export function data(text, most = 48) {
 export function quoted(text, most = 120) {
   if (String(text).length <= most) return data(text, most);
   const whole = h("pre.data", { tabindex: 0 }, cut(text, LONGEST_SHOWN));
-  return h("details.quoted", {}, h("summary", {}, data(text, most)), whole);
+  return h("details.quoted", h("summary", data(text, most)), whole);
 }
 
 /**
@@ -90,7 +89,7 @@ export function morph(old, fresh) {
 
 /** Makes the content of `element` that of a list of children. */
 export function renew(element, ...content) {
-  const fresh = h("div", {}, ...content);
+  const fresh = h("div", ...content);
   children(element, fresh);
 }
 

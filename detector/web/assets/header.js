@@ -15,7 +15,6 @@ export function header(state, themeChanged) {
   return [
     h(
       "div.brand",
-      {},
       h("span.mark", { "aria-hidden": "true" }),
       h("a.name", { href: address("now") }, state.overview ? data(state.overview.detector, 24) : "offnominal"),
     ),
@@ -67,7 +66,7 @@ function zoneChooser() {
   return h(
     "label.choice.tz",
     { title: "Time zone of all times shown" },
-    h("span.hidden", {}, "Time zone"),
+    h("span.hidden", "Time zone"),
     h("select", { "data-testid": "tz", key: chosen, onchange: choose, value: chosen }, options),
   );
 }
@@ -80,9 +79,9 @@ function themeChooser(themeChanged) {
   };
   const options = Object.entries(THEMES).map(([it, words]) => h("option", { value: it }, words));
   return h(
-    "label.choice",
+    "label.choice.theme",
     { title: "Theme" },
-    h("span.hidden", {}, "Theme"),
+    h("span.hidden", "Theme"),
     h("select", { "data-testid": "theme", onchange: choose, value: localStorage.getItem(THEME) ?? "auto" }, options),
   );
 }
@@ -104,17 +103,12 @@ export function tokenDialog(refused) {
     h("h2", { id: "token-title" }, "This detector wants a token"),
     h(
       "p",
-      {},
       refused
         ? "The one that was sent is not right."
         : "It is what the settings call web.token. It is kept in this tab only.",
     ),
     h("label.field", { for: "token" }, "Token", field),
-    h(
-      "div.buttons",
-      {},
-      h("button.primary", { type: "button", "data-testid": "token-enter", onclick: enter }, "Enter"),
-    ),
+    h("div.buttons", h("button.primary", { type: "button", "data-testid": "token-enter", onclick: enter }, "Enter")),
   );
   dialog.oncancel = (event) => event.preventDefault(); // there is nothing to see without
   document.body.append(dialog);

@@ -9,6 +9,8 @@ const ROW = 26;
 const SPARE = 8;
 /** Narrower ones cannot be hit with a finger or seen (px). */
 const NARROWEST = 6;
+/** Right of the lanes, for the last label of the time axis above them (px). */
+const MARGIN = 16;
 
 /**
  * The spans of a lane as they are drawn: those that would lie on one another are one, as bad as the worst of them.
@@ -37,20 +39,22 @@ export function drawn(spans, stretch, width) {
  * @param {HTMLElement} holder is filled
  * @param {{zone: string, href: (incident: string) => string, named: (entity: string) => string}} options addresses of
  *   an incident, and of one entity's own view
- * @returns {{show: (lanes: object) => void, close: () => void}}
+ * @returns {{show: (lanes: object) => void, gutter: () => number, right: () => number, close: () => void}} what is
+ *   left and right of the time axis, for a chart above the lanes (px)
  */
 export function lanes(holder, options) {
   const grid = h("div.grid", {
     role: "grid",
     "aria-label": "Incidents of each entity over time; arrow keys move between them",
   });
-  const scroller = h("div.scroller", {}, grid);
+  const scroller = h("div.scroller", grid);
   holder.replaceChildren(scroller);
   let shown = { lanes: [], begin: 0, end: 1, total: 0 };
   let current = { row: 0, incident: null };
   let waiting = 0;
 
-  const width = () => Math.max(50, scroller.clientWidth - gutter(holder));
+  const gutter = () => parseFloat(getComputedStyle(holder).getPropertyValue("--gutter"));
+  const width = () => Math.max(50, scroller.clientWidth - gutter() - MARGIN);
   const marks = (row) => drawn(shown.lanes[row].spans, shown, width());
 
   function paint() {
@@ -103,12 +107,11 @@ export function lanes(holder, options) {
       grid.setAttribute("aria-rowcount", shown.lanes.length);
       paint();
     },
+    gutter,
+    right: () => scroller.offsetWidth - scroller.clientWidth + MARGIN,
     close: () => observer.disconnect(),
   };
 }
-
-/** The width of the names, which the stylesheet knows (px); charts over the lanes keep to it. */
-export const gutter = (holder) => parseFloat(getComputedStyle(holder).getPropertyValue("--gutter")) || 0;
 
 function lane(row, it, marks, options, stretch) {
   const name = it.entity || "the whole stream";

@@ -17,7 +17,7 @@ const ICONS = {
 export function severity(name, withName = true) {
   const label = withName ? { "aria-hidden": "true" } : { role: "img", "aria-label": name };
   const shape = h("svg.shape", { viewBox: "0 0 16 16", ...label }, h("path", { d: SHAPES[name] }));
-  return h(`span.severity.${name}`, {}, shape, withName && name);
+  return h(`span.severity.${name}`, shape, withName && name);
 }
 
 /** A small picture; it says nothing that stands not beside it. */
@@ -27,17 +27,17 @@ export const icon = (name) =>
 /** A date in the chosen zone. */
 export function time(at, form = "moment") {
   const instant = typeof at === "number" ? at : ms(at);
-  if (instant === null) return h("span.muted", {}, "\u2013");
+  if (instant === null) return h("span.muted", "\u2013");
   const iso = new Date(instant).toISOString();
   return h("time", { datetime: iso, title: tell(instant, zone(), "full") }, tell(instant, zone(), form));
 }
 
 /** A head for columns of times: which zone they are in. */
-export const zoned = (words) => [`${words} `, h("span.zone", {}, zone())];
+export const zoned = (words) => [`${words} `, h("span.zone", zone())];
 
 /** A part of the page under a heading. */
 export function panel(key, title, aside, ...content) {
-  const head = h("div.panel-head", {}, h("h2", { id: `head-${key}` }, title), h("div.aside", {}, aside));
+  const head = h("div.panel-head", h("h2", { id: `head-${key}` }, title), h("div.aside", aside));
   return h("section.panel", { key, "aria-labelledby": `head-${key}` }, head, ...content);
 }
 
@@ -48,23 +48,22 @@ export function content(source, shown, height = "8rem") {
   return h("div.skeleton", { style: { height }, role: "img", "aria-label": "loading" });
 }
 
-const trouble = (error) => h("p.notice.bad", { role: "alert" }, icon("bang"), h("span", {}, data(error.message, 400)));
+const trouble = (error) => h("p.notice.bad", { role: "alert" }, icon("bang"), h("span", data(error.message, 400)));
 
 /** Nothing to show, and what that means. */
-export const empty = (words, more = "") => h("p.empty", {}, words, more && h("span.muted", {}, ` ${more}`));
+export const empty = (words, more = "") => h("p.empty", words, more && h("span.muted", ` ${more}`));
 
 /** What people said, as a small mark. */
-export const label = (name) => (name ? h(`span.chip.label-${name}`, {}, LABELS[name]) : null);
+export const label = (name) => (name ? h(`span.chip.label-${name}`, LABELS[name]) : null);
 
 /** One reason on a line: `tcp_in_use 3 (expected 120)`. */
 export const reason = (it) =>
   h(
     "span.why",
-    {},
     data(it.feature, 32),
     " ",
-    h("b", {}, data(value(it.observed), 24)),
-    h("span.muted", {}, " expected ", data(value(it.expected), 24)),
+    h("b", data(value(it.observed), 24)),
+    h("span.muted", " expected ", data(value(it.expected), 24)),
   );
 
 /** A link to an incident. */
@@ -72,25 +71,26 @@ export const toIncident = (row, ...words) => h("a", { href: address("incident", 
 
 /** How long, or that it goes on. */
 export function duration(row, clock) {
-  if (isPoint(row)) return h("span.muted", {}, "once");
+  if (isPoint(row)) return h("span.muted", "once");
   const long = span(lasted(row, clock));
-  return row.resolved === null ? [h("span.chip.open", {}, "open"), " ", long] : long;
+  return row.resolved === null ? [h("span.chip.open", "open"), " ", long] : long;
 }
 
-/** Incidents as a table, which becomes cards where there is no room. */
-export function incidents(rows, clock, caption) {
-  const heads = ["Severity", "Entity", zoned("Began"), "Lasted", "What", "Why", "Label"];
-  const body = rows.map((row) =>
+/** Incidents as a table, which becomes cards where there is no room; `alike` tells how much each is like another. */
+export function incidents(rows, clock, caption, alike = null) {
+  const heads = ["Severity", "Entity", zoned("Began"), "Lasted", "What", "Why", "Label", ...(alike ? ["Alike"] : [])];
+  const body = rows.map((row, at) =>
     h(
       "tr",
       { key: row.incident, "data-testid": "incident-row" },
-      h("td", {}, severity(row.severity)),
+      h("td", severity(row.severity)),
       h("th", { scope: "row" }, toIncident(row, data(who(row), 40))),
       h("td", { "data-head": "Began" }, time(row.opened)),
       h("td", { "data-head": "Lasted" }, duration(row, clock)),
-      h("td", {}, KINDS[row.kind]),
-      h("td.whys", {}, row.reasons.length ? row.reasons.slice(0, 3).map(reason) : h("span.muted", {}, "\u2013")),
-      h("td", {}, label(row.label)),
+      h("td", KINDS[row.kind]),
+      h("td.whys", row.reasons.length ? row.reasons.slice(0, 3).map(reason) : h("span.muted", "\u2013")),
+      h("td", label(row.label)),
+      alike && h("td.number", { "data-head": "Alike" }, alike[at]),
     ),
   );
   return table(caption, heads, body);
@@ -100,14 +100,9 @@ export function incidents(rows, clock, caption) {
 export function table(caption, heads, rows) {
   const head = h(
     "tr",
-    {},
     heads.map((it) => h("th", { scope: "col" }, it)),
   );
-  return h(
-    "div.wide",
-    {},
-    h("table.cards", {}, h("caption.hidden", {}, caption), h("thead", {}, head), h("tbody", {}, rows)),
-  );
+  return h("div.wide", h("table.cards", h("caption.hidden", caption), h("thead", head), h("tbody", rows)));
 }
 
 /** Figures by name; of what is compared with the champion both. */
@@ -142,7 +137,7 @@ export function copying(text, words, testid = null) {
 
 /** Says something for a moment, to eyes and ears. */
 export function announce(words, tone = "good") {
-  const said = h(`p.toast.${tone}`, {}, icon(tone === "good" ? "tick" : "bang"), data(words, 300));
+  const said = h(`p.toast.${tone}`, icon(tone === "good" ? "tick" : "bang"), data(words, 300));
   document.getElementById("toasts").append(said);
   setTimeout(() => said.remove(), 6_000);
 }
@@ -156,10 +151,9 @@ export function confirm(title, consequences, yes) {
     "dialog",
     { "aria-labelledby": "confirm-title" },
     h("h2", { id: "confirm-title" }, title),
-    consequences.map((it) => h("p", {}, it)),
+    consequences.map((it) => h("p", it)),
     h(
       "div.buttons",
-      {},
       h("button", { type: "button", "data-testid": "confirm-no", onclick: () => dialog.close("no") }, "Cancel"),
       h("button.primary", { type: "button", "data-testid": "confirm-yes", onclick: () => dialog.close("yes") }, yes),
     ),
@@ -178,14 +172,14 @@ export function confirm(title, consequences, yes) {
 export const facts = (pairs) =>
   h(
     "dl.facts",
-    {},
-    pairs.filter((it) => it && it[1] !== null).map(([name, it]) => h("div", {}, h("dt", {}, name), h("dd", {}, it))),
+    pairs.filter((it) => it && it[1] !== null).map(([name, it]) => h("div", h("dt", name), h("dd", it))),
   );
 
-/** A share as a bar; the number beside it says the same. */
-export const bar = (share, tone = "") =>
+/** A share as a bar, with a mark where there is a limit; the number beside it says the same. */
+export const bar = (share, tone = "plain", limit = null) =>
   h(
     "span.bar",
     { "aria-hidden": "true" },
-    h(`span.fill.${tone || "plain"}`, { style: { width: `${Math.min(100, 100 * share)}%` } }),
+    h(`span.fill.${tone}`, { style: { width: `${Math.min(100, 100 * share)}%` } }),
+    limit !== null && h("span.limit", { style: { left: `${100 * limit}%` } }),
   );

@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 import { RANGES, RANGE_WORDS, tell } from "../time.js";
 import { ASKED_KINDS, KINDS, LABELS } from "../words.js";
 
-const DEFAULT_RANGE = "2d";
+const DEFAULT_RANGE = "1w";
 /** Typing a name asks once it pauses for so long (ms). */
 const PAUSE = 300;
 
@@ -17,7 +17,7 @@ export function stretch(clock) {
   const [begin, end] = [Number(params.get("begin")), Number(params.get("end"))];
   if (begin > 0 && end > begin) return { begin, end };
   const newest = clock ?? Date.now();
-  return { begin: newest - (RANGES[params.get("range")] ?? RANGES[DEFAULT_RANGE]), end: newest };
+  return { begin: newest - (RANGES[params.get("range")] ?? RANGES[DEFAULT_RANGE]), end: newest + 1 };
 }
 
 /** The row of choices. */
@@ -55,12 +55,16 @@ export function filters() {
       ],
       params.get("severity") ?? "",
     ),
-    h("label.field", {}, "Entity", search(params.get("entity") ?? "")),
+    h("label.field", "Entity", search(params.get("entity") ?? "")),
     choice("kind", "Kind", [["", "any"], ...ASKED_KINDS.map((it) => [it, KINDS[it]])], params.get("kind") ?? ""),
     choice(
       "label",
       "Label",
-      [["", "any"], ...["false_alarm", "confirmed", "known"].map((it) => [it, LABELS[it]])],
+      [
+        ["", "any"],
+        ["none", "not labelled"],
+        ...["false_alarm", "confirmed", "known", "note"].map((it) => [it, LABELS[it]]),
+      ],
       params.get("label") ?? "",
     ),
     h("label.check", { key: `open-${open.checked}` }, open, "open only"),
@@ -74,7 +78,6 @@ function choice(name, words, options, chosen, choose = (it) => change({ [name]: 
     words,
     h(
       "span.choice",
-      {},
       h(
         "select",
         { "data-testid": `filter-${name}`, value: chosen, onchange: (event) => choose(event.target.value) },
@@ -87,6 +90,7 @@ function choice(name, words, options, chosen, choose = (it) => change({ [name]: 
 function search(text) {
   return h("input", {
     type: "search",
+    maxlength: 200,
     placeholder: "part of a name",
     "data-testid": "filter-entity",
     value: text,

@@ -23,27 +23,26 @@ export function health(root, state) {
   const source = resource(() => renew(root, page()));
   const load = () => source.load((signal) => get("health", {}, signal));
   const page = () => [
-    h("h1", {}, "Health"),
+    h("h1", "Health"),
     content(
       source,
       (found) => [
         verdict(found),
         h(
           "div.pair",
-          {},
           panel("checks", "Checks", null, checks(found.checks)),
           panel("parts", "Around it", null, around(found, state)),
         ),
         panel(
           "partitions",
           "Partitions of this replica",
-          h("span.muted", {}, plural(found.partitions.length, "partition")),
+          h("span.muted", plural(found.partitions.length, "partition")),
           partitions(found.partitions),
         ),
         panel(
           "dead",
           "Dead letters",
-          found.dead_letter_topic && h("span.muted", {}, "topic ", data(found.dead_letter_topic)),
+          found.dead_letter_topic && h("span.muted", "topic ", data(found.dead_letter_topic)),
           deadLetters(found),
         ),
       ],
@@ -64,21 +63,20 @@ function verdict(found) {
     `div.status.${tone}`,
     { role: "status", "data-testid": "status" },
     icon(tone === "good" ? "tick" : "bang"),
-    h("p", {}, h("strong", {}, REASONS[tone]), ` It is ${found.phase}. `, tone !== "good" && data(found.detail, 300)),
+    h("p", h("strong", REASONS[tone]), ` It is ${found.phase}. `, tone !== "good" && data(found.detail, 300)),
   );
 }
 
 const checks = (found) =>
   h(
     "ul.checks",
-    {},
     found.map((it) =>
       h(
         "li",
         { key: it.name, "data-testid": "check", "data-ok": String(it.ok) },
         icon(it.ok ? "tick" : "cross"),
-        h("strong", {}, it.name, h("span.hidden", {}, it.ok ? " is well:" : " is not well:")),
-        h("span", {}, quoted(it.detail, 200)),
+        h("strong", it.name, h("span.hidden", it.ok ? " is well:" : " is not well:")),
+        h("span", quoted(it.detail, 200)),
       ),
     ),
   );
@@ -89,16 +87,16 @@ function around(found, { overview, now }) {
     ["Looks at the store that failed", count(found.store_errors)],
     ["Entities remembered", count(found.entities)],
     ["Age of the version", found.model_age_s === null ? "no version yet" : span(1000 * found.model_age_s)],
-    ["Schedule", found.schedule ? h("code", {}, `${found.schedule} (${found.timezone})`) : "none"],
+    ["Schedule", found.schedule ? h("code", `${found.schedule} (${found.timezone})`) : "none"],
     [
       "Next training",
-      found.next_training ? [time(found.next_training), " ", h("span.muted", {}, zone())] : "not scheduled",
+      found.next_training ? [time(found.next_training), " ", h("span.muted", zone())] : "not scheduled",
     ],
-    ["Reads", overview ? overview.topics.map((it) => h("div", {}, data(it))) : null],
+    ["Reads", overview ? overview.topics.map((it) => h("div", data(it))) : null],
     ["Alerts go to", overview ? data(overview.alert_topic) : null],
     ["Software", overview ? data(overview.software) : null],
-    ["Running since", overview ? [time(overview.since), " ", h("span.muted", {}, zone())] : null],
-    ["Newest record", now?.clock ? [time(now.clock), " ", h("span.muted", {}, zone())] : null],
+    ["Running since", overview ? [time(overview.since), " ", h("span.muted", zone())] : null],
+    ["Newest record", now?.clock ? [time(now.clock), " ", h("span.muted", zone())] : null],
   ]);
 }
 
@@ -110,17 +108,13 @@ function partitions(found) {
   const most = Math.max(1, ...found.map((it) => it.lag));
   return h(
     "div.wide",
-    {},
     h(
       "table.cards",
-      {},
-      h("caption.hidden", {}, `Partitions, by ${sort}`),
+      h("caption.hidden", `Partitions, by ${sort}`),
       h(
         "thead",
-        {},
         h(
           "tr",
-          {},
           head("topic", "Topic", sort),
           head("partition", "Partition", sort),
           head("lag", "Lag (records)", sort),
@@ -130,7 +124,6 @@ function partitions(found) {
       ),
       h(
         "tbody",
-        {},
         found
           .toSorted(order)
           .map((it) =>
@@ -144,7 +137,7 @@ function partitions(found) {
               h(
                 "td.nowrap",
                 { "data-head": "stands still" },
-                it.stalled_s < 1 ? h("span.muted", {}, "no") : span(1000 * it.stalled_s),
+                it.stalled_s < 1 ? h("span.muted", "no") : span(1000 * it.stalled_s),
               ),
             ),
           ),
@@ -174,17 +167,10 @@ function deadLetters(found) {
   const most = Math.max(1, ...reasons.map(([, n]) => n));
   return h(
     "div.stack",
-    {},
     h(
       "ol.reasons",
-      {},
       reasons.map(([name, n]) =>
-        h(
-          "li",
-          { key: name },
-          h("div.line", {}, h("span", {}, data(name)), h("span", {}, count(n))),
-          bar(n / most, "major"),
-        ),
+        h("li", { key: name }, h("div.line", h("span", data(name)), h("span", count(n))), bar(n / most, "major")),
       ),
     ),
     found.latest_dead_letters.length > 0 &&
@@ -196,10 +182,10 @@ function deadLetters(found) {
           return h(
             "tr",
             { key: place },
-            h("th", { scope: "row" }, h("code", {}, data(place, 60))),
-            h("td", {}, data(it.reason)),
-            h("td", {}, quoted(it.error, 160)),
-            h("td", {}, copying(place, "Copy")),
+            h("th", { scope: "row" }, h("code", data(place, 60))),
+            h("td", data(it.reason)),
+            h("td", quoted(it.error, 160)),
+            h("td", copying(place, "Copy")),
           );
         }),
       ),

@@ -1,10 +1,9 @@
 /** One incident: what happened, why, what was around it, and what people say of it. */
 
 import { change, here } from "../address.js";
-import { get, post, resource } from "../api.js";
+import { get, resource } from "../api.js";
 import { cut, data, h, quoted, renew } from "../dom.js";
 import {
-  announce,
   bar,
   content,
   copying,
@@ -19,23 +18,9 @@ import {
   time,
   zoned,
 } from "../parts.js";
-import {
-  figure,
-  happened,
-  isPoint,
-  KINDS,
-  LABEL_MEANS,
-  LABELS,
-  odds,
-  percent,
-  plural,
-  STEPS,
-  value,
-  who,
-} from "../words.js";
+import { figure, happened, isPoint, KINDS, odds, percent, plural, STEPS, value, who } from "../words.js";
+import { act, judgement } from "./judgement.js";
 import { tracks } from "./tracks.js";
-
-const AUTHOR = "offnominal.author";
 
 export function incident(root, state, id) {
   const show = () => {
@@ -49,7 +34,7 @@ export function incident(root, state, id) {
   const say = (name) => act(path, name, load);
 
   function page() {
-    if (!of.told.data) return [h("h1.hidden", {}, "Incident"), content(of.told, () => null, "20rem")];
+    if (!of.told.data) return [h("h1.hidden", "Incident"), content(of.told, () => null, "20rem")];
     const { row, alerts, opinions, similar } = of.told.data,
       clock = state.now?.clock;
     return [
@@ -59,27 +44,34 @@ export function incident(root, state, id) {
         { key: "told" },
         h(
           "div.stack",
-          {},
           why(row, alerts),
           panel("around", "Around it", chooser(of.around.data), surroundings(of.around)),
         ),
-        h("div.stack", {}, judgement(row, opinions, state.overview, say), course(alerts), sources(alerts)),
+        h("div.stack", judgement(row, opinions, state.overview, say), course(alerts), sources(alerts)),
       ),
       panel(
         "similar",
         "Earlier ones like it",
         null,
-        similar.length ? likes(similar, clock) : h("p.empty", {}, "None that had the same reasons."),
+        similar.length ? likes(similar, clock) : h("p.empty", "None that had the same reasons."),
       ),
     ];
   }
 
-  function update() {
-    load();
-    const features = here()
-      .params.getAll("feature")
-      .map((it) => ["feature", it]);
-    of.around.load((signal) => get(`${path}/around`, features, signal));
+  async function update() {
+    const told = load(),
+      asked = here().params.getAll("feature");
+    if (asked.length) await told; // what is asked for comes beside the reasons
+    const names = asked.length ? [...(of.told.data?.row.reasons ?? []).map((it) => it.feature), ...asked] : [];
+    of.around.load(
+      (signal) =>
+        get(
+          `${path}/around`,
+          [...new Set(names)].map((it) => ["feature", it]),
+          signal,
+        ),
+      asked.join(),
+    );
   }
 
   show();
@@ -92,42 +84,26 @@ export function incident(root, state, id) {
   };
 }
 
-async function act(path, name, load) {
-  const text = document.getElementById("note").value.trim(),
-    author = document.getElementById("author").value.trim() || "dashboard";
-  localStorage.setItem(AUTHOR, author);
-  try {
-    await post(`${path}/feedback`, { label: name, text, author });
-    document.getElementById("note").value = "";
-    announce(name === "retracted" ? "What was said no longer counts." : `Said: ${LABELS[name].toLowerCase()}.`);
-    await load();
-  } catch (error) {
-    announce(error.message, "bad");
-  }
-}
-
 function lead(row, clock) {
   const rare = odds(row.p_value);
   return h(
     "header.lead",
     { key: "lead" },
-    h("h1", {}, data(who(row), 80), ` ${happened(row, clock)}`),
+    h("h1", data(who(row), 80), ` ${happened(row, clock)}`),
     h(
       "p.line",
-      {},
       severity(row.severity),
       duration(row, clock),
-      h("span", {}, KINDS[row.kind]),
+      h("span", KINDS[row.kind]),
       h(
         "span",
-        {},
         "began ",
         time(row.opened),
         !isPoint(row) && [row.resolved ? ", ended " : ", last told ", time(row.resolved ?? row.latest)],
         " ",
         zoned(""),
       ),
-      rare && h("span", {}, `as unlikely as ${rare} normal records`),
+      rare && h("span", `as unlikely as ${rare} normal records`),
       label(row.label),
     ),
   );
@@ -139,11 +115,11 @@ function why(row, alerts) {
   return panel(
     "why",
     "Why",
-    row.model && h("span.muted", {}, "most surprised: ", data(row.model)),
+    row.model && h("span.muted", "most surprised: ", data(row.model)),
     row.reasons.length
-      ? h("ol.reasons", {}, row.reasons.map(share))
-      : h("p.muted", {}, `No reasons: ${KINDS[row.kind]} is told without likelihood.`),
-    h("p.note", {}, normal(first?.makes_normal)),
+      ? h("ol.reasons", row.reasons.map(share))
+      : h("p.muted", `No reasons: ${KINDS[row.kind]} is told without likelihood.`),
+    h("p.note", normal(first?.makes_normal)),
     more && shared(more),
   );
 }
@@ -154,10 +130,9 @@ const share = (it) =>
     { key: it.feature, "data-testid": "reason" },
     h(
       "div.line",
-      {},
-      h("strong", {}, data(it.feature, 60)),
-      h("span", {}, quoted(value(it.observed)), " ", h("span.muted", {}, "expected"), " ", quoted(value(it.expected))),
-      h("span.muted", {}, percent(it.share)),
+      h("strong", data(it.feature, 60)),
+      h("span", quoted(value(it.observed)), " ", h("span.muted", "expected"), " ", quoted(value(it.expected))),
+      h("span.muted", percent(it.share)),
     ),
     bar(it.share),
   );
@@ -173,17 +148,15 @@ function shared(alert) {
   const named = alert.entities.map((it) => data(it, 40)).flatMap((it, row) => (row ? [", ", it] : [it]));
   return h(
     "div.note",
-    {},
     alert.common.map((it) =>
       h(
         "p",
-        {},
         "They share ",
-        h("strong", {}, it.field ? data(it.field) : "a name that begins with", " ", data(it.value)),
-        h("span.muted", {}, ` (${percent(it.share)} of them, ${percent(it.elsewhere)} of the others)`),
+        h("strong", it.field ? data(it.field) : "a name that begins with", " ", data(it.value)),
+        h("span.muted", ` (${percent(it.share)} of them, ${percent(it.elsewhere)} of the others)`),
       ),
     ),
-    named.length > 0 && h("p", {}, h("span.muted", {}, "Among them: "), named),
+    named.length > 0 && h("p", h("span.muted", "Among them: "), named),
   );
 }
 
@@ -202,8 +175,7 @@ function chooser(found) {
     ),
     h(
       "label.choice",
-      {},
-      h("span.hidden", {}, "Show another feature"),
+      h("span.hidden", "Show another feature"),
       h(
         "select",
         { "data-testid": "add-feature", value: "", onchange: choose },
@@ -218,11 +190,10 @@ function surroundings(source) {
   return [
     source.data === null ? content(source, () => null, "18rem") : null,
     h("div.tracks", { key: "tracks", "data-keep": true }),
-    source.data?.detail && h("p.note.muted", {}, data(source.data.detail, 400)),
+    source.data?.detail && h("p.note.muted", data(source.data.detail, 400)),
     source.data?.version &&
       h(
         "p.note.muted",
-        {},
         "Judged by version ",
         data(source.data.version),
         ". The band holds 99 in 100 of the records around that were no alarm.",
@@ -230,131 +201,20 @@ function surroundings(source) {
   ];
 }
 
-function judgement(row, opinions, overview, say) {
-  const may = overview?.may_act ?? false,
-    last = opinions.at(-1),
-    counts = last && last.label !== "retracted";
-  const button = (name) =>
-    h(
-      "div.one",
-      {},
-      h(
-        "button",
-        {
-          type: "button",
-          disabled: !may,
-          "aria-pressed": String(row.label === name),
-          "data-testid": `label-${name}`,
-          onclick: () => say(name),
-        },
-        LABELS[name],
-      ),
-      h("p.means", {}, LABEL_MEANS[name]),
-    );
-  return panel(
-    "judge",
-    "What was it?",
-    null,
-    counts && opinion(last, may, say),
-    !may &&
-      overview &&
-      h("p.notice", {}, icon("bang"), h("span", {}, data(overview.acting_wants || "You may look, not act.", 300))),
-    h(
-      "div.labels",
-      {},
-      ["false_alarm", "confirmed", "known"].map(button),
-      h(
-        "label.field",
-        {},
-        "Note",
-        h("textarea", {
-          id: "note",
-          rows: 2,
-          maxlength: 2000,
-          "data-keep": true,
-          disabled: !may,
-          placeholder: "optional",
-        }),
-      ),
-      h(
-        "label.field",
-        {},
-        "Your name",
-        h("input", {
-          id: "author",
-          maxlength: 200,
-          "data-keep": true,
-          disabled: !may,
-          autocomplete: "name",
-          value: localStorage.getItem(AUTHOR) ?? "",
-        }),
-      ),
-    ),
-    opinions.length > 1 &&
-      h(
-        "details.note",
-        {},
-        h("summary", {}, `All that was said (${opinions.length})`),
-        h(
-          "ul.plainlist",
-          {},
-          opinions.map((it) =>
-            h(
-              "li",
-              {},
-              h("strong", {}, LABELS[it.label]),
-              " ",
-              data(it.author, 40),
-              " ",
-              time(it.time),
-              it.text && [": ", quoted(it.text)],
-            ),
-          ),
-        ),
-      ),
-  );
-}
-
-function opinion(it, may, say) {
-  return h(
-    "div.opinion",
-    { key: "opinion", "data-testid": "opinion" },
-    h(
-      "div",
-      {},
-      h("strong", {}, LABELS[it.label]),
-      " ",
-      h("span.muted", {}, "by ", data(it.author, 40), ", ", time(it.time)),
-    ),
-    it.text && h("div", {}, quoted(it.text, 200)),
-    h(
-      "div",
-      {},
-      h(
-        "button",
-        { type: "button", disabled: !may, "data-testid": "label-undo", onclick: () => say("retracted") },
-        "Undo",
-      ),
-    ),
-  );
-}
-
 function course(alerts) {
   return panel(
     "course",
     "Course",
-    h("span.muted", {}, plural(alerts.length, "alert")),
+    h("span.muted", plural(alerts.length, "alert")),
     h(
       "ol.steps",
-      {},
       alerts.map((it) =>
         h(
           `li.${it.kind}`,
           { key: it.id },
-          h("div.line", {}, h("strong", {}, STEPS[it.kind]), severity(it.severity), h("span.muted", {}, time(it.time))),
+          h("div.line", h("strong", STEPS[it.kind]), severity(it.severity), h("span.muted", time(it.time))),
           h(
             "div.muted",
-            {},
             [
               it.score !== null && `${figure(it.score)} nats, alarm beyond ${figure(it.threshold)}`,
               it.records > 0 && plural(it.records, "record"),
@@ -362,7 +222,7 @@ function course(alerts) {
               .filter(Boolean)
               .join("; "),
           ),
-          it.reasons.slice(0, 2).map((one) => h("div", {}, reason(one))),
+          it.reasons.slice(0, 2).map((one) => h("div", reason(one))),
         ),
       ),
     ),
@@ -379,29 +239,22 @@ function sources(alerts) {
     null,
     h(
       "ul.plainlist",
-      {},
       places.map(([place, it]) =>
         h(
           "li",
           { key: place },
-          h("code", {}, data(place, 60)),
-          h(
-            "div.buttons",
-            {},
-            copying(place, "Offset", "copy-offset"),
-            copying(consume(it), "Command", "copy-command"),
-          ),
+          h("code", data(place, 60)),
+          h("div.buttons", copying(place, "Offset", "copy-offset"), copying(consume(it), "Command", "copy-command")),
         ),
       ),
     ),
     first &&
       h(
         "div.note",
-        {},
         facts([
           ["Version", data(first.version)],
           ["Level of", first.segment ? data(first.segment) : "everybody"],
-          ["Incident", h("code", {}, data(first.incident))],
+          ["Incident", h("code", data(first.incident))],
         ]),
       ),
   );
@@ -411,11 +264,10 @@ const quote = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'"
 const consume = ({ topic, partition, offset }) =>
   `kafka-console-consumer --bootstrap-server "$BOOTSTRAP" --topic ${quote(topic)} --partition ${partition} --offset ${offset} --max-messages 1`;
 
-const likes = (similar, clock) => [
-  h("p.muted", {}, `Shared reasons: ${similar.map((it) => percent(it.likeness)).join(", ")}.`),
+const likes = (similar, clock) =>
   incidents(
     similar.map((it) => it.incident),
     clock,
     "Earlier incidents with the same reasons, the likest first",
-  ),
-];
+    similar.map((it) => percent(it.likeness)),
+  );

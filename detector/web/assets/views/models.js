@@ -43,7 +43,7 @@ export function models(root, state) {
       act: (...it) => act(load, ...it),
     };
     return [
-      h("h1", {}, "Models"),
+      h("h1", "Models"),
       content(
         source,
         (found) => [
@@ -83,8 +83,7 @@ async function act(load, path, title, consequences, yes) {
   await load();
 }
 
-const refused = ({ may, why }) =>
-  !may && h("p.notice", { key: "refused" }, icon("bang"), h("span", {}, data(why, 300)));
+const refused = ({ may, why }) => !may && h("p.notice", { key: "refused" }, icon("bang"), h("span", data(why, 300)));
 
 function button(words, testid, { may, why, act }, path, title, consequences, primary = false) {
   return h(
@@ -103,7 +102,6 @@ function button(words, testid, { may, why, act }, path, title, consequences, pri
 function actions({ champion, pinned }, doing) {
   return h(
     "div.buttons",
-    {},
     champion &&
       button("Roll back", "rollback", doing, "models/rollback", "Roll back?", [
         `The version that served before ${champion} goes into service again, in every replica, between two batches.`,
@@ -133,8 +131,8 @@ function schedule(found) {
       ["Pinned", found.pinned ? "yes: no training replaces it" : "no"],
       ["Under way", going ? `for ${going.reason}, ${at}` : "nothing"],
       ["Waiting", waiting ? [`for ${waiting.reason}, asked `, time(waiting.asked)] : "nothing"],
-      ["Schedule", found.schedule ? h("code", {}, `${found.schedule} (${found.timezone})`) : "none"],
-      ["Next", next ? [time(next), " ", h("span.zone.muted", {}, zone())] : "not scheduled"],
+      ["Schedule", found.schedule ? h("code", `${found.schedule} (${found.timezone})`) : "none"],
+      ["Next", next ? [time(next), " ", h("span.zone.muted", zone())] : "not scheduled"],
     ]),
   );
 }
@@ -161,30 +159,25 @@ function versions(found) {
           { scope: "row" },
           h("a", { href: address("models", { version: it.version }), "data-testid": "version-row" }, data(it.version)),
         ),
-        h("td", {}, chip(it.state, TONES)),
+        h("td", chip(it.state, TONES)),
         h("td", { "data-head": "Created" }, time(it.created)),
-        h("td", {}, it.models.map((model) => model.kind).join(", ") || "\u2013"),
+        h("td", it.models.map((model) => model.kind).join(", ") || "\u2013"),
         h(
           "td",
           { "data-head": "Trained on" },
           it.data ? `${count(it.data.records)} records over ${span(it.data.last_ms - it.data.first_ms)}` : "\u2013",
         ),
         h("td", { "data-head": "Held-back alarms" }, it.verdict ? kept(it.verdict) : "\u2013"),
-        h("td", {}, it.trials.length ? it.trials.map(passed) : "\u2013"),
+        h("td", it.trials.length ? it.trials.map(passed) : "\u2013"),
       ),
     ),
   );
 }
 
-const chip = (words, tones) => h(`span.chip.${tones[words] ?? "plain"}`, {}, words);
+const chip = (words, tones) => h(`span.chip.${tones[words] ?? "plain"}`, words);
 const kept = (it) => `${figure(it.realised_rate / it.promised_rate)} times the promise`;
 const passed = (it) =>
-  h(
-    `span.trial`,
-    {},
-    h(`span.chip.${it.passed ? "good" : "bad"}`, {}, `${it.stage} ${it.passed ? "passed" : "failed"}`),
-    " ",
-  );
+  h(`span.trial`, h(`span.chip.${it.passed ? "good" : "bad"}`, `${it.stage} ${it.passed ? "passed" : "failed"}`), " ");
 
 function detail(found, doing) {
   const it = chosen(found);
@@ -194,7 +187,6 @@ function detail(found, doing) {
   const loosens = found.pinned && found.pinned !== it.version ? [`${found.pinned} is pinned no longer.`] : [];
   const does = h(
     "div.buttons",
-    {},
     !serves &&
       button(
         "Promote",
@@ -217,12 +209,12 @@ function detail(found, doing) {
   );
   return panel(
     "detail",
-    h("span", {}, data(it.version)),
+    h("span", data(it.version)),
     does,
     h(
       "div.stack",
       { "data-testid": "version-detail" },
-      it.created === null ? h("p.notice.bad", {}, icon("bang"), "This version cannot be read.") : about(it),
+      it.created === null ? h("p.notice.bad", icon("bang"), "This version cannot be read.") : about(it),
       it.against.length > 0 && listed("Against it", it.against),
       it.verdict?.reasons.length > 0 && listed("Verdict: not sound", it.verdict.reasons),
       it.verdict?.warnings.length > 0 && listed("To know all the same", it.verdict.warnings),
@@ -232,7 +224,7 @@ function detail(found, doing) {
 }
 
 function about(it) {
-  const range = (data_) => [time(data_.first_ms), " to ", time(data_.last_ms), " ", h("span.muted", {}, zone())];
+  const range = (data_) => [time(data_.first_ms), " to ", time(data_.last_ms), " ", h("span.muted", zone())];
   return facts([
     ["State", chip(it.state, TONES)],
     ["Verdict", it.verdict ? (it.verdict.sound ? "sound" : "not sound") : null],
@@ -257,12 +249,11 @@ const cleaned = (of) =>
 const listed = (title, lines) =>
   h(
     "div",
-    {},
-    h("h3", {}, title),
+    h("h3", title),
     h(
       "ul",
       { style: { "padding-left": "1.2rem" } },
-      lines.map((it) => h("li", {}, data(it, 500))),
+      lines.map((it) => h("li", data(it, 500))),
     ),
   );
 
@@ -272,16 +263,14 @@ function trial(it) {
     { key: `${it.stage}-${it.at}`, open: !it.passed },
     h(
       "summary",
-      {},
-      h(`span.chip.${it.passed ? "good" : "bad"}`, {}, it.passed ? "passed" : "failed"),
+      h(`span.chip.${it.passed ? "good" : "bad"}`, it.passed ? "passed" : "failed"),
       ` ${STAGES[it.stage]} `,
-      h("span.muted", {}, time(it.at), it.against && [", against ", data(it.against)]),
+      h("span.muted", time(it.at), it.against && [", against ", data(it.against)]),
     ),
     it.reasons.length > 0 &&
       h(
         "ul",
-        {},
-        it.reasons.map((one) => h("li", {}, data(one, 500))),
+        it.reasons.map((one) => h("li", data(one, 500))),
       ),
     Object.keys(it.figures).length > 0 && figures(it.figures),
   );
@@ -295,15 +284,14 @@ function reports(found) {
       h(
         "tr",
         { key: it.id },
-        h("td", {}, time(it.started)),
-        h("td", {}, it.reason),
+        h("td", time(it.started)),
+        h("td", it.reason),
         h("td", { "data-head": "Took" }, span(ms(it.ended) - ms(it.started))),
-        h("td", {}, chip(it.outcome, OUTCOMES)),
-        h("td", {}, it.version && h("a", { href: address("models", { version: it.version }) }, data(it.version))),
+        h("td", chip(it.outcome, OUTCOMES)),
+        h("td", it.version && h("a", { href: address("models", { version: it.version }) }, data(it.version))),
         h(
           "td",
-          {},
-          it.reasons.map((one) => h("div", {}, quoted(one, 160))),
+          it.reasons.map((one) => h("div", quoted(one, 160))),
         ),
       ),
     ),

@@ -81,7 +81,7 @@ const feature = (it) => ({
   ],
 });
 
-const heading = (it) => [data(it.name, 48), it.share !== null && h("small", {}, ` ${percent(it.share)} of the reason`)];
+const heading = (it) => [data(it.name, 48), it.share !== null && h("small", ` ${percent(it.share)} of the reason`)];
 
 const values = (around, it) => [around.time, it.observed, it.expected, ...(it.high ? [it.high, it.low] : [])];
 
@@ -102,7 +102,7 @@ function runs(around, it, [begin, end]) {
       h(
         "tr",
         { "aria-current": one.to >= begin && one.from <= end ? "true" : null },
-        h("td", {}, time(one.from)),
+        h("td", time(one.from)),
         h("th", { scope: "row" }, data(value(one.seen), 32)),
         h("td.muted", { "data-head": "expected" }, data(value(one.expected), 32)),
         h("td.number", { "data-head": "records" }, count(one.records)),
@@ -110,8 +110,7 @@ function runs(around, it, [begin, end]) {
     );
   return h(
     "div",
-    {},
-    h("h3", {}, heading(it)),
+    h("h3", heading(it)),
     table(`Values of ${cut(it.name, 80)}`, [zoned("From"), "Seen", "Expected", "Records"], rows),
   );
 }
