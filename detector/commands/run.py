@@ -30,7 +30,7 @@ def run_daemon(settings: DetectorSettings, config: Path) -> None:
         training_command=training_command(config),
     )
     web = dashboard(settings, daemon, connect)
-    with stopped_by_signals(daemon.stop), web as address, notifying(daemon.health):
+    with stopped_by_signals(daemon.stop), notifying(daemon.health), web as address:
         log.info("starting", detector=settings.name, web=address, topics=settings.stream.topics)
         daemon.run()
         log.info("stopped")

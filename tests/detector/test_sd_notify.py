@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from consumers.memory import MemoryBroker
+from detector.commands import run
 from detector.config_service import HealthSettings
+from detector.daemon import Daemon
 from detector.errors import SettingsError
 from detector.health import Health, Readiness
+from detector.loading import parse
+from detector.reference import REQUIRED
 from detector.sd_notify import LOOK_S, notifying, pause_s, words
 from tests.detector.test_health import Clock, at_work, health_with
 
@@ -74,6 +79,15 @@ def test_who_was_ready_stays_started_and_pinging_while_it_joins_again(manager: M
         health.enter("retrying", "the broker is away")
         status = "STATUS=retrying: for 0 s: the broker is away"
         assert manager.hears_until(status) == [status, "WATCHDOG=1", "READY=1"]
+
+
+def test_run_tells_it(manager: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    monkeypatch.setattr(run, "connect", lambda settings: MemoryBroker())
+    monkeypatch.setattr(Daemon, "run", lambda daemon: manager.hears_until("WATCHDOG=1"))
+    settings = parse({**REQUIRED, "store": {"url": str(tmp_path)}, "web": {"enabled": False}})
+    run.run_daemon(settings, tmp_path / "machines.yaml")
+    manager.hears_until("STOPPING=1")
 
 
 def test_without_a_manager_there_is_neither_thread_nor_word() -> None:
