@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from consumers.fields import join_path, split_path
 from consumers.settings import KafkaSettings, RegistrySettings, Settings
 from detector.config_models import ModelSettings
+from detector.config_notify import NotifySettings
 from detector.config_service import (
     BatchSettings,
     DeadLetterSettings,
@@ -213,6 +214,8 @@ class DetectorSettings(Settings):
     """When the daemon says that it is not well."""
     web: WebSettings = WebSettings()
     """Health and metrics over HTTP."""
+    notify: NotifySettings = NotifySettings()
+    """Where `offnominal notify` sends alerts to."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes a GPU where there is one."""
 

@@ -7,6 +7,7 @@ OffnominalError
 ├── BundleError        a stored version is damaged, or made for something else: the one in service stays
 ├── SnapshotError      what a partition remembered cannot be brought back: it begins anew
 ├── StoreError         the model store cannot be read or written
+├── NotSent            a service did not take a message: it is tried again
 └── TooManyInvalid     a partition brings too many records that cannot be scored: the daemon stops
 """
 
@@ -39,6 +40,10 @@ class SnapshotError(OffnominalError):
 
 class StoreError(OffnominalError):
     """The model store cannot be read or written."""
+
+
+class NotSent(OffnominalError):
+    """A service did not take a message."""
 
 
 class TooManyInvalid(OffnominalError):

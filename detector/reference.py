@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from consumers.settings import RegistrySettings
 from detector.config import DetectorSettings, FeatureSettings
+from detector.config_notify import ChannelSettings
 from detector.inference import yaml_line
 from detector.loading import groups_in
 from detector.mute import CalendarMute, WeeklyMute
@@ -31,6 +32,7 @@ EXAMPLES: dict[type[BaseModel], dict[str, Any]] = {
     CalendarMute: {"calendar": "maintenance.ics"},
     WeeklyMute: {"from": "22:00", "to": "06:00"},
     RegistrySettings: {"url": "http://localhost:8081"},
+    ChannelSettings: {"url_file": "channel.url"},
 }
 """What an item of a list, or a group that is not there by default, must say."""
 HEADER = """\
@@ -54,12 +56,12 @@ def _group(group: type[BaseModel], values: dict[str, Any], indent: str) -> Itera
         key = info.alias or name
         value, inner = values[key], groups_in(info.annotation)
         yield from _comment("Required. " * info.is_required() + meaning(info), indent)
-        if isinstance(value, dict):
+        if value and isinstance(value, dict):
             yield f"{indent}{key}:"
             yield from _group(inner[0], value, indent + "  ")
         elif inner and inner[0] in get_args(info.annotation):
             yield f"{indent}{key}: {yaml_line(value)}  # or:"
-            yield from (f"{indent}# {line}" for line in _group(inner[0], example(inner[0]), "  "))
+            yield from (f"{indent}# {line}" for line in _inner(inner[0], by_name=get_origin(info.annotation) is dict))
         elif inner:
             full = value and isinstance(value, list)
             yield f"{indent}{key}:" if full else f"{indent}{key}: {yaml_line(value)}  # or a list:"
@@ -69,6 +71,14 @@ def _group(group: type[BaseModel], values: dict[str, Any], indent: str) -> Itera
             yield f"{indent}{key}: {yaml_line(value)}"
         if not indent:
             yield ""
+
+
+def _inner(group: type[BaseModel], *, by_name: bool) -> Iterator[str]:
+    """A group that is not there by default, or one of a map of them under a name."""
+    if by_name:
+        yield from _comment((group.__doc__ or "").partition("\n")[0], "  ")
+        yield "  name:"
+    yield from _group(group, example(group), "    " if by_name else "  ")
 
 
 def _item(group: type[BaseModel], indent: str, *, live: bool) -> Iterator[str]:

@@ -19,6 +19,7 @@ from detector.config import DetectorSettings
 from detector.errors import OffnominalError, SettingsError
 from detector.loading import load
 from detector.mute import MuteCalendar
+from detector.notifying.senders import routes
 from detector.store import Store
 from detector.training import require_device
 
@@ -70,6 +71,7 @@ def checks(config: Path) -> Iterator[Check]:
             yield Check(name, None, "not looked at: the broker is not reached")
     yield _attempt("store", partial(_writable, settings), "Mend store.url, or the rights on it.")
     yield _attempt("mutes", partial(_mutes, settings), "Mend alerts.mute.")
+    yield _attempt("notify", partial(_notify, settings), "Mend notify.channels; docs/notify.md shows addresses.")
     yield _attempt("device", partial(_device, settings), "Set device: auto.")
     yield _attempt("model", partial(_model, settings), "Run `offnominal train`, or set training.on_start: true.")
 
@@ -113,6 +115,13 @@ def _writable(settings: DetectorSettings) -> str:
 def _mutes(settings: DetectorSettings) -> str:
     MuteCalendar.from_settings(settings.alerts.mute)
     return f"{len(settings.alerts.mute) or 'none'} to keep"
+
+
+def _notify(settings: DetectorSettings) -> str:
+    """Looks at the addresses, and asks nobody: that is for `offnominal notify --test`."""
+    for channel in settings.notify.channels.values():
+        MuteCalendar.from_settings(channel.quiet)
+    return ", ".join(f"{name} ({ways[0].service})" for name, ways in routes(settings.notify).items()) or "no channels"
 
 
 def _device(settings: DetectorSettings) -> str:

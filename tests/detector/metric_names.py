@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from prometheus_client import Histogram
 
 from detector.metric_specs import SECTIONS, Spec
+from detector.notifying.deliveries import Deliveries
 
 
 def _scraped(spec: Spec) -> Iterator[str]:
@@ -15,8 +16,10 @@ def _scraped(spec: Spec) -> Iterator[str]:
     yield spec.exported
 
 
-SCRAPED = {name for specs in SECTIONS.values() for spec in specs for name in _scraped(spec)}
-"""Everything that a query may ask of a daemon."""
+SCRAPED = {name for specs in SECTIONS.values() for spec in specs for name in _scraped(spec)} | {
+    family.name + "_total" * (family.type == "counter") for family in Deliveries("machines").registry.collect()
+}
+"""Everything that a query may ask of a daemon, or of `offnominal notify`."""
 
 
 def named(text: str) -> set[str]:

@@ -42,9 +42,10 @@ def test_every_setting_is_described_and_stands_in_the_reference(group: type[Base
 
 
 def test_what_is_commented_out_can_be_used_as_it_is() -> None:
-    """Taking the first `# ` off the items of features and models, and off a registry, gives settings that load."""
+    """Taking the first `# ` off the items of features and models, off a registry and a channel, gives settings that load."""
     lines, item = [], False
     text = reference().replace("auto  # or a list:", "").replace("format: json", "format: avro")
+    text = text.replace("channels: {}  # or:", "channels:")
     for line in text.replace("registry: null  # or:", "registry:").splitlines():
         item = line.startswith("  # ") and (item or line.startswith(("  # # ", "  #   # ")))
         lines.append(line.replace("  # ", "  ", 1) if item else line)
@@ -52,6 +53,7 @@ def test_what_is_commented_out_can_be_used_as_it_is() -> None:
     assert settings.chosen == sorted(KINDS)
     assert isinstance(settings.features, list)
     assert settings.stream.registry is not None
+    assert list(settings.notify.channels) == ["name"]
 
 
 def test_every_line_fits() -> None:

@@ -28,6 +28,11 @@ SECRETS = {
     "KAFKA__SECURITY__PASSWORD": f"{CANARY}-password",
     "KAFKA__SECURITY__KEY_PASSWORD": f"{CANARY}-key",
     "WEB__TOKEN": f"{CANARY}-web",
+    "NOTIFY__WEB__TOKEN": f"{CANARY}-notify",
+    "NOTIFY__CHANNELS__HOOK__URL": f"http://127.0.0.1:1/{CANARY}",
+    "NOTIFY__CHANNELS__HOOK__SIGNING_SECRET": f"{CANARY}-signing",
+    "NOTIFY__CHANNELS__HOOK__HEADERS__AUTHORIZATION": f"Bearer {CANARY}",
+    "NOTIFY__CHANNELS__CHAT__URL": f"json://127.0.0.1:1/{CANARY}",
 }
 ENVIRONMENT = {ENVIRONMENT_PREFIX + key: value for key, value in SECRETS.items()}
 SETTINGS = """\
@@ -67,7 +72,15 @@ for line in sys.stdin:
 
 def test_no_command_says_a_secret_and_no_version_keeps_one(config: Path, tmp_path: Path) -> None:
     past = tmp_path / "past.ndjson"
-    commands = ("train", "check", "check --json", "models list", "alerts", f"backtest --json --files '{past}'")
+    commands = (
+        "train",
+        "check",
+        "check --json",
+        "models list",
+        "alerts",
+        "notify --test",
+        f"backtest --json --files '{past}'",
+    )
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER],
         input="\n".join(f"{command} -c '{config}'" for command in commands),
@@ -78,7 +91,7 @@ def test_no_command_says_a_secret_and_no_version_keeps_one(config: Path, tmp_pat
         check=False,
     )
     exits = [line for line in done.stdout.splitlines() if line.startswith("exit")]
-    assert exits == ["exit 0", "exit 1", "exit 1", "exit 0", "exit 1", "exit 0"], done.stderr
+    assert exits == ["exit 0", "exit 1", "exit 1", "exit 0", "exit 1", "exit 1", "exit 0"], done.stderr
     kept = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert len(kept) > 3
     assert CANARY not in done.stdout + done.stderr
@@ -133,6 +146,11 @@ WRONG: dict[str, Wrong] = {
     "a password beside a wrong protocol": lambda it: it["kafka"]["security"].update(protocol="tls", password=CANARY),
     "a token of another type": lambda it: it.update(web={"token": [CANARY], "port": "x"}),
     "a text for the group": lambda it: it["kafka"].update(security=f"password={CANARY}"),
+    "a number for an address": lambda it: it.update(notify={"channels": {"hook": {"url": int(CANARY)}}}),
+    "an address in place of a channel": lambda it: it.update(notify={"channels": {"hook": f"json://{CANARY}"}}),
+    "an address in place of all channels": lambda it: it.update(notify={"channels": f"json://{CANARY}"}),
+    "a text for headers": lambda it: it.update(notify={"channels": {"hook": {"url": "x", "headers": CANARY}}}),
+    "an address twice": lambda it: it.update(notify={"channels": {"hook": {"url": CANARY, "url_file": "x"}}}),
     "a list for the group": lambda it: it["kafka"].update(security=[CANARY]),
 }
 
