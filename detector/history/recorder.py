@@ -62,14 +62,14 @@ class Recorder:
         self.dead_letters = Counter[str]()
         self.latest_dead_letters = deque[Lost](maxlen=MOST_DEAD_LETTERS)
         self._health = health
-        self._clock = clock
+        self.clock = clock
         self._stream = Rings(STREAM_BINS, sums=5, peaks=1)
         self._own = Rings(OWN_BINS, sums=1, peaks=1)
         self._lock = threading.Lock()
 
     def observe(self, batch: RawBatch, outcome: Outcome) -> None:
         """Takes in one published batch."""
-        now_ms = round(1000 * self._clock())
+        now_ms = round(1000 * self.clock())
         decided, columns = outcome.decided, outcome.columns
         sums = np.array(
             [np.ones(len(columns)), outcome.promised, decided.alarm, decided.elevated, decided.level], np.float64
@@ -97,10 +97,11 @@ class Recorder:
         with self._lock:
             return self._stream.between(begin, end)
 
-    def own(self, begin: int, end: int) -> Bins:
-        """Over this machine's time (epoch milliseconds)."""
+    def own(self, span_ms: int) -> Bins:
+        """Over the last so many milliseconds of this machine, up to the second that is under way."""
+        end = int(self.clock()) * 1000
         with self._lock:
-            return self._own.between(begin, end)
+            return self._own.between(end - span_ms, end)
 
     @property
     def newest(self) -> int | None:
@@ -110,8 +111,7 @@ class Recorder:
 
     def records_per_s(self) -> float:
         """Taken lately."""
-        end = int(self._clock()) * 1000
-        return float(self.own(end - 1000 * LATELY_S, end).sums.sum()) / LATELY_S
+        return float(self.own(1000 * LATELY_S).sums.sum()) / LATELY_S
 
     def lost(self) -> tuple[dict[str, int], list[Lost]]:
         """Dead letters by reason, and the latest of them, the newest first."""

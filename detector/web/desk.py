@@ -132,15 +132,16 @@ class Desk:
         )
 
     def pulse(self, span: Range) -> Pulse:
-        end = int(time.time()) * 1000
-        bins = self._recorder.own(end - RANGES[span], end)
-        start = np.arange((end - RANGES[span]) // bins.width_ms, end // bins.width_ms) * bins.width_ms
-        records, lag = np.zeros(len(start)), np.zeros(len(start))
-        there = np.searchsorted(start, bins.start[bins.start >= start[0]])
-        records[there], lag[there] = bins.sums[0][-len(there) :], bins.peaks[0][-len(there) :]
+        bins = self._recorder.own(RANGES[span])
+        end = int(self._recorder.clock()) * 1000 // bins.width_ms
+        numbers = np.arange(end - RANGES[span] // bins.width_ms, end)
+        records, lag = np.zeros(len(numbers)), np.zeros(len(numbers))
+        there = bins.start // bins.width_ms - numbers[0]
+        inside = (there >= 0) & (there < len(numbers))
+        records[there[inside]], lag[there[inside]] = bins.sums[0, inside], bins.peaks[0, inside]
         return Pulse(
             width_ms=bins.width_ms,
-            start=start.tolist(),
+            start=(numbers * bins.width_ms).tolist(),
             records_per_s=(records * 1000 / bins.width_ms).tolist(),
             lag=lag.tolist(),
         )

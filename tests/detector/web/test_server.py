@@ -24,7 +24,16 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 OPEN: dict[str, Any] = {}
 LOCAL = {"token": TOKEN}
 OUTSIDE = {"host": "0.0.0.0", "token": TOKEN}
-PATHS = ("/metrics", "/api/openapi.json", "/api/overview", "/assets", "/healthz/", "/readyz/x", "/x//readyz", "/HEALTHZ")
+PATHS = (
+    "/metrics",
+    "/api/openapi.json",
+    "/api/overview",
+    "/assets",
+    "/healthz/",
+    "/readyz/x",
+    "/x//readyz",
+    "/HEALTHZ",
+)
 
 
 @pytest.fixture
