@@ -38,7 +38,7 @@ export function header(state, themeChanged) {
 function indicator({ live, since }) {
   const words = live ? "live" : since === null ? "connecting" : `reconnecting since ${tell(since, zone(), "time")}`;
   return h(
-    `span.live.${live ? "on" : "off"}`,
+    `span.live${since === null ? "" : ".off"}`,
     { "data-testid": "live", "data-state": live ? "live" : "reconnecting" },
     h("span.dot", { "aria-hidden": "true" }),
     words,

@@ -203,7 +203,7 @@ function detail(found, doing) {
       ),
     it.version !== found.pinned &&
       button("Pin", "pin", doing, `models/${encodeURIComponent(it.version)}/pin`, `Pin ${it.version}?`, [
-        `It ${serves ? "stays" : "goes"} in service until it is unpinned: no training replaces it, and no watch takes it back.`,
+        `It ${serves ? "stays in" : "goes into"} service until it is unpinned: no training replaces it, and no watch takes it back.`,
         ...loosens,
       ]),
   );

@@ -11,6 +11,8 @@ import { pictures, timeline } from "./timeline.js";
 
 /** Incidents asked for at a time. */
 const PAGE = 25;
+/** Open incidents among which the worst are looked for. */
+const MOST_OPEN = 100;
 /** Lanes shown at most: who has more entities in trouble looks for a name. */
 const MOST_LANES = 1_000;
 /** Charts move on with the stream so often (s). */
@@ -59,7 +61,7 @@ export function now(root, state) {
       more = given(["kind", "label", "open"]);
     const where = [["begin", begin], ["end", end], ...asked];
     const time = given(["begin", "end", "range"]).join();
-    of.open.load((signal) => get("incidents", { open: "true", limit: PAGE }, signal));
+    of.open.load((signal) => get("incidents", { open: "true", limit: MOST_OPEN }, signal));
     of.lanes.load((signal) => get("lanes", [...where, ["limit", MOST_LANES]], signal), `${time} ${asked}`);
     of.list.load(
       (signal) => get("incidents", [...where, ...more, ["limit", rows]], signal),
