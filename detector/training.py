@@ -29,6 +29,7 @@ from detector.relevance import Relevance
 from detector.rhythm import READY
 from detector.training_data import TrainingData
 from models.base import FitReport, GenerativeModel, Layout, Progress, silent
+from models.distributed import fit
 from models.registry import KINDS, build
 from models.scorer import Device, Scorer, resolve_device
 
@@ -69,7 +70,7 @@ def train(
     untrained = _untrained(settings, order, encoder.layout)
     encoder = replace(encoder, window=max(model.layout.window for model in untrained.values()))
     x = encode(encoder, columns, settings.window)
-    models, reports = fit_models(x[fitted], untrained, settings.training.seed, start, progress)
+    models, reports = fit_models(x[fitted], untrained, settings, start, progress)
 
     scorer = Scorer(models, settings.device)
     scores = scorer.score(x[calibrating])
@@ -77,13 +78,13 @@ def train(
         broken = [kind for kind, row in zip(models, scores, strict=True) if not np.isfinite(row).all()]
         raise TrainingError(f"Model {', '.join(broken)} gives scores that are not finite on calibration rows.")
     calibrated = columns.take(calibrating)
-    averages = averaged(scores, calibrated.entity, Usual.of(scores)) if order.there else None
+    usual = Usual.of(scores)
+    averages = averaged(scores, calibrated.entity, usual) if order.there else None
     calibration = Calibration.fit(dict(zip(models, scores, strict=True)), averages)
     window = _window(data, settings, fitted)
     budget = window.budget(settings.alerts)
     _, relevant = Relevance(encoder, scorer, calibration).judge(x[calibrating], scores)
-    if relevant is not scores and order.there:
-        averages = averaged(relevant, calibrated.entity, calibration.usual)
+    averages = averaged(relevant, calibrated.entity, usual) if order.there else None
     rows = CalibrationRows.of(
         _in_time(calibration, relevant, averages), calibrated.entity, segments(calibrated, settings.calibration.by)
     )
@@ -170,13 +171,14 @@ def _choice(settings: DetectorSettings, order: Order) -> str:
 def fit_models(
     x: NDArray[np.float32],
     models: dict[str, GenerativeModel],
-    seed: int,
+    settings: DetectorSettings,
     start: Bundle | None,
     progress: Progress,
 ) -> tuple[dict[str, GenerativeModel], dict[str, FitReport]]:
     """Fits each model on rows (n, window, d) in order of time, going on from that of `start`."""
     rows = torch.from_numpy(x)
     cut = len(rows) - max(1, int(VALIDATION_SHARE * len(rows)))
+    seed, device = settings.training.seed, resolve_device(settings.device)
     reports: dict[str, FitReport] = {}
     for number, (kind, model) in enumerate(models.items()):
 
@@ -186,7 +188,7 @@ def fit_models(
         own = rows[:, rows.shape[1] - model.layout.window :]
         begin = start.models.get(kind) if start else None
         try:
-            reports[kind] = model.fit(own[:cut], own[cut:], seed=seed, start=begin, progress=told)
+            reports[kind] = fit(model, own[:cut], own[cut:], seed=seed, start=begin, device=device, progress=told)
         except ValueError as error:
             raise TrainingError(f"Model {kind} cannot be fitted on {cut} rows: {error}") from error
     return models, reports

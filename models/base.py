@@ -103,6 +103,8 @@ class GenerativeModel(nn.Module, ABC):
     """The word for it in settings and manifests."""
     is_density: ClassVar[bool]
     """Whether `score` is an exact −log p(x), which integrates to 1 over numeric columns."""
+    by_gradient: ClassVar[bool] = False
+    """Whether `fit` is a training loop, in which several processes can share the batches (`models.distributed`)."""
     conditional: ClassVar[bool] = False
     """Whether `score` is of the record itself given those before it, not of the whole window."""
     window: ClassVar[int]

@@ -24,6 +24,7 @@ from models.columns import discrete_columns, units
 from models.discrete import Discrete
 from models.fitting import check_rows, initialise, perceptron, rehearsed, scored, train
 from models.gaussian import factor
+from models.ranks import Noise
 from models.regression import pooled_deviation, ridge
 
 _MIN_ROWS = 32  # fewer say nothing of their own scatter
@@ -56,6 +57,7 @@ class CausalModel(GenerativeModel):
     """
 
     is_density: ClassVar[bool] = True
+    by_gradient: ClassVar[bool] = True
     conditional: ClassVar[bool] = True
     window: ClassVar[int] = 16
 
@@ -206,7 +208,7 @@ class CausalModel(GenerativeModel):
         self.level.copy_(level)
         self.deviation.copy_(pooled_deviation(targets - inputs @ weights - level, forecast).clamp_min(LEAST_DEVIATION))
 
-    def _loss(self, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+    def _loss(self, x: Tensor, noise: Noise, fraction: float) -> Tensor:
         """Mean surprise a column of the positions whose lags are all there."""
         return self.surprises(x[::_THINNED])[:, self._lags :].mean() / self.layout.columns
 

@@ -24,13 +24,17 @@ from models.columns import discrete_columns
 from models.discrete import Discrete
 from models.fitting import check_rows, initialise, perceptron, rehearsed, scored, train
 from models.gaussian import excess, principal
+from models.ranks import Noise
 from models.regression import ridge
 from models.replacing import Replacing
+
+LOG_VARIANCE = (-5.0, 3.0)
+"""Bounds of the variances of whitened columns given their code, learned or measured: what follows exactly from a code
+must not make rounding unlikely, and no column be given up."""
 
 _MIN_ROWS = 32
 _LEAST_VARIANCE = 1e-4  # mean variance of numeric columns is taken to be no less
 _REACH = 10.0  # whitened values beyond it look the same to the encoder
-_LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns
 _TYPICAL = 3.0  # deviations of codes, of about unit variance, within which explanations look for what is normal
 _IMPUTATIONS = 4  # of what is replaced; one mends 81 %, four 93 % of records with three wrong fields
 _REGRESSED = 10_000  # rows that the decoder's last layer is regressed on, at most
@@ -47,7 +51,10 @@ class Coding(Replacing):
     """
 
     is_density: ClassVar[bool] = False
+    by_gradient: ClassVar[bool] = True
     window: ClassVar[int] = 4
+    imputations: ClassVar[int] = _IMPUTATIONS
+    """How often explanations encode anew what they expect in place of what is replaced."""
     sizes: ClassVar[tuple[str, ...]] = ("latent", "hidden")
 
     discrete: Tensor
@@ -130,10 +137,10 @@ class Coding(Replacing):
         """(n, latent): draws from p(z), on the CPU."""
 
     @abstractmethod
-    def _loss(self, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+    def _loss(self, x: Tensor, noise: Noise, fraction: float) -> Tensor:
         """What is minimised: a `models.fitting.Loss`, in nats a column."""
 
-    def _drawn(self, numeric: Tensor, discrete: Tensor, generator: torch.Generator) -> Tensor:
+    def _drawn(self, numeric: Tensor, discrete: Tensor, noise: Noise) -> Tensor:
         """(n, latent): a z that the decoder meets in training."""
         return self._code(numeric, discrete)
 
@@ -166,11 +173,11 @@ class Coding(Replacing):
         weight, bias = list(self.decoder.parameters())[-2:]
         with torch.no_grad():
             numeric, discrete = self._parts(x[torch.randperm(len(x), generator=generator)[:_REGRESSED].to(x.device)])
-            inner = self.decoder[:-1](self._drawn(numeric, discrete, generator)).double()
+            inner = self.decoder[:-1](self._drawn(numeric, discrete, Noise(generator))).double()
             found = ridge(inner, numeric.double(), [_REGRESSION_RIDGE])
             weight[: len(self.shift)], bias[: len(self.shift)] = found.weights[0].T, found.levels[0]
             variance = found.errors(inner, numeric.double())[0]
-            self.log_variance.copy_(variance.clamp_min(_TINY).log().clamp(*_LOG_VARIANCE))
+            self.log_variance.copy_(variance.clamp_min(_TINY).log().clamp(*LOG_VARIANCE))
         return [weight, bias, self.log_variance]
 
     def _whiten(self, rows: Tensor) -> None:
@@ -186,7 +193,7 @@ class Coding(Replacing):
         self.log_volume.copy_(axes.deviations.log().sum())
         with torch.no_grad():
             left = (axes.variances / axes.deviations.square()).clamp_min(_TINY)
-            self.log_variance.copy_(left.log().clamp(*_LOG_VARIANCE))
+            self.log_variance.copy_(left.log().clamp(*LOG_VARIANCE))
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whitened numeric (n, numeric) and discrete columns (n, discrete)."""
@@ -205,7 +212,7 @@ class Coding(Replacing):
         return centre, raw
 
     def _bounded_log_variance(self) -> Tensor:
-        return self.log_variance.clamp(*_LOG_VARIANCE)
+        return self.log_variance.clamp(*LOG_VARIANCE)
 
     def _surprise(self, numeric: Tensor, discrete: Tensor, z: Tensor) -> Tensor:
         """−log p(x | z) in nats, (..., n) for z (..., n, latent)."""
@@ -219,7 +226,7 @@ class Coding(Replacing):
         """By encoding anew what was expected, so that z forgets what was replaced (imputation as in Rezende et al.,
         2014)."""
         current = x
-        for _ in range(_IMPUTATIONS):
+        for _ in range(self.imputations):
             expected = self._expected_at(current, replaced)
             current = x.clone()
             current[:, -1] = torch.where(replaced, expected, x[:, -1])

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from models.base import ORDINARY, GenerativeModel, Layout, Progress, seeded
+from models.ranks import Noise, Part, align, averaged
 
-Loss = Callable[[Tensor, torch.Generator, float], Tensor]
+Loss = Callable[[Tensor, Noise, float], Tensor]
 """(batch, source of noise, share of the training done) -> mean loss of the batch; at share 1 the plain objective."""
 
 _BATCH = 256
@@ -110,16 +111,24 @@ def train(
     first these alone, while the others stay as they are to the bit (gradual unfreezing: Howard and Ruder 2018, section
     3.3). The weights that it came with are the ones to beat.
 
+    Where several ranks go through it together (`models.distributed`), each computes the gradients of its part of every
+    batch, and all take the same steps; each looks at all held-back rows, a twentieth of the work of one process, as a
+    loss may be more than a mean over rows.
+
     Raises `ValueError` when the loss or its gradient is no finite number any more.
     """
     plan, every = _TUNING if outermost else _TRAINING, list(model.parameters())
-    noise, steps = seeded(seed), math.ceil(plan.share * min(epochs * math.ceil(len(x) / _BATCH), _MAX_STEPS))
+    noise, steps = (
+        Noise(seeded(seed), Part.own()),
+        math.ceil(plan.share * min(epochs * math.ceil(len(x) / _BATCH), _MAX_STEPS)),
+    )
     optimiser = torch.optim.AdamW(every, lr=plan.peak_rate, weight_decay=_DECAY, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.peak_rate, total_steps=steps, pct_start=_WARM_UP)
-    valid = valid[torch.randperm(len(valid), generator=noise)[:_HELD_BACK].to(valid.device)]
+    valid = valid[torch.randperm(len(valid), generator=noise.generator)[:_HELD_BACK].to(valid.device)]
+    align(model)
     best, kept, since = _held_back(loss, valid, seed) if outermost else math.inf, _copy(model), 0
     for step in range(1, steps + 1):
-        batch = x[torch.randint(len(x), (_BATCH,), generator=noise).to(x.device)]
+        batch = x[noise.part.of(torch.randint(len(x), (_BATCH,), generator=noise.generator)).to(x.device)]
         moved = every if step > plan.frozen * steps else outermost
         _require_finite(_descend(loss(batch, noise, 1.0 if outermost else step / steps), moved, optimiser), step, steps)
         rate.step()
@@ -139,6 +148,7 @@ def _descend(value: Tensor, moved: Sequence[nn.Parameter], optimiser: torch.opti
     plus the length of its gradient, which is not finite where either is not."""
     optimiser.zero_grad()
     torch.autograd.backward(value, inputs=moved)
+    value = averaged(value, moved)
     length = nn.utils.clip_grad_norm_(moved, _LONGEST_GRADIENT)
     optimiser.step()
     return float(value.detach() + length)
@@ -146,7 +156,7 @@ def _descend(value: Tensor, moved: Sequence[nn.Parameter], optimiser: torch.opti
 
 def _held_back(loss: Loss, valid: Tensor, seed: int) -> float:
     with torch.no_grad():
-        return float(loss(valid, seeded(seed), 1.0))
+        return float(averaged(loss(valid, Noise(seeded(seed)), 1.0), ()))
 
 
 def _require_finite(value: float, step: int, steps: int) -> None:

@@ -32,6 +32,7 @@ from models.discrete import Discrete
 from models.fitting import check_rows, initialise, rehearsed, scored, train
 from models.gaussian import excess, principal
 from models.masked import masked_perceptron
+from models.ranks import Noise
 from models.regression import ridge
 from models.replacing import Replacing
 
@@ -73,6 +74,7 @@ class NormalisingFlow(Replacing):
 
     kind: ClassVar[str] = "flow"
     is_density: ClassVar[bool] = True
+    by_gradient: ClassVar[bool] = True
     window: ClassVar[int] = 2
     sizes: ClassVar[tuple[str, ...]] = ("transform", "transforms", "hidden")
 
@@ -215,11 +217,10 @@ class NormalisingFlow(Replacing):
             return []
         return [*self.conditioners[0].parameters(), *self.chain.parameters()]
 
-    def _loss(self, trained_on: int, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+    def _loss(self, trained_on: int, x: Tensor, noise: Noise, fraction: float) -> Tensor:
         """−log p(weights | rows) up to a constant, per row and column, of rows that are blurred."""
         rows = x.flatten(1).clone()
-        noise = torch.randn(len(rows), len(self.numeric), generator=generator)
-        rows[:, self.numeric] += self.blur * noise.to(rows.device)
+        rows[:, self.numeric] += self.blur * noise.normal(len(rows), len(self.numeric)).to(rows.device)
         squares = torch.stack([weight.square().sum() for weight in self.parameters() if weight.ndim == 2]).sum()
         return (self._surprise(rows).mean() + 0.5 * squares / _DEVIATION**2 / trained_on) / rows.shape[1]
 

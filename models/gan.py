@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.base import FitReport, GenerativeModel, Layout, Progress, seeded, silent
-from models.coding import Coding
+from models.coding import LOG_VARIANCE, Coding
 from models.fitting import initialise, perceptron
+from models.ranks import Noise, averaged, rolled
 
 _RECONSTRUCTION = 10.0  # of its nats a column against the critic's gap: of 1, 3, 10 and D best for most held-back rows
 _SWAPPED = 0.1  # share of columns that reconstruction is trained to see through
@@ -19,7 +20,6 @@ _CRITIC_RATE = 2e-2  # twice the peak rate of the networks that it judges, so th
 _CRITIC_MOMENTS = (0.0, 0.9)  # of Adam; Gulrajani et al., algorithm 1: momentum lags behind a target that moves
 _PENALTY = 10.0  # the λ of Gulrajani et al.
 _REACH = 10.0  # whitened values beyond it look the same to the critic, whose steps they would else decide
-_LOG_VARIANCE = (-5.0, 3.0)  # of whitened columns, as bounds what is learned
 _ENCODED_AT_ONCE = 1024  # rows
 
 
@@ -105,22 +105,22 @@ class AdversarialNetwork(Coding):
         centre, raw = self._decode(z)
         return centre, self.heads.probabilities(raw)
 
-    def _drawn(self, numeric: Tensor, discrete: Tensor, generator: torch.Generator) -> Tensor:
+    def _drawn(self, numeric: Tensor, discrete: Tensor, noise: Noise) -> Tensor:
         z = self._code(numeric, discrete)
-        return z + _CODE_NOISE * torch.randn(z.shape, generator=generator).to(z)
+        return z + _CODE_NOISE * noise.normal(*z.shape).to(z)
 
-    def _loss(self, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+    def _loss(self, x: Tensor, noise: Noise, fraction: float) -> Tensor:
         """The game, after a step of the critic. Held-back rows, for which there is no gradient, are judged without it:
         a game that collapses looks well by its own loss."""
         if not torch.is_grad_enabled():
             return self._judged(x)
-        others = torch.rand(x.shape, generator=generator).to(x) < _SWAPPED
-        disturbed = self._drawn(*self._parts(torch.where(others, x.roll(1, 0), x)), generator)
+        others = noise.uniform(*x.shape).to(x) < _SWAPPED
+        disturbed = self._drawn(*self._parts(torch.where(others, rolled(x), x)), noise)
         numeric, discrete = self._parts(x)
         surprise = self._surprise(numeric, discrete, disturbed).mean() / len(self.whitening)
         real = _pairs(numeric, discrete, self._code(numeric, discrete))
-        drawn = _pairs(*self._drawn_pairs(len(x), generator))
-        self._critic.learn(real.detach(), drawn.detach(), generator)
+        drawn = _pairs(*self._drawn_pairs(len(x), noise))
+        self._critic.learn(real.detach(), drawn.detach(), noise)
         return self._critic.gap(real, drawn) + _RECONSTRUCTION * surprise
 
     def _judged(self, x: Tensor) -> Tensor:
@@ -133,13 +133,13 @@ class AdversarialNetwork(Coding):
         rest = self.heads.costs(raw, discrete).sum(-1) + 0.5 * z.square().sum(-1)
         return (0.5 * spread + rest.mean()) / len(self.whitening)
 
-    def _drawn_pairs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn_pairs(self, n: int, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
         """Numeric and discrete columns of n draws, and their codes. The noise belongs to the draw: rows fill all
         dimensions, and what G makes of few would never pass for them."""
-        z = torch.randn(n, len(self.code_mean), generator=generator).to(self.shift)
+        z = noise.normal(n, len(self.code_mean)).to(self.shift)
         centre, probabilities = self._generated(z)
-        noise = torch.randn(centre.shape, generator=generator).to(centre)
-        return centre + noise * (0.5 * self._bounded_log_variance().detach()).exp(), probabilities, z
+        scatter = noise.normal(*centre.shape).to(centre)
+        return centre + scatter * (0.5 * self._bounded_log_variance().detach()).exp(), probabilities, z
 
     def _settle(self, x: Tensor, seed: int) -> None:
         """Variances of what is lost of training rows and of their codes, for those learned were of disturbed rows; and
@@ -175,14 +175,16 @@ class _Critic:
         difference: Tensor = self._network(real) - self._network(drawn)
         return difference.mean()
 
-    def learn(self, real: Tensor, drawn: Tensor, generator: torch.Generator) -> None:
+    def learn(self, real: Tensor, drawn: Tensor, noise: Noise) -> None:
         """One step up the gap, under the penalty on slopes at points between the pairs."""
-        share = torch.rand(len(real), 1, generator=generator).to(real)
+        share = noise.uniform(len(real), 1).to(real)
         between = torch.lerp(drawn, real, share).requires_grad_()
         (slope,) = torch.autograd.grad(self._network(between).sum(), between, create_graph=True)
         penalty = (slope.norm(dim=1) - 1.0).square().mean()
         self._optimiser.zero_grad()
-        torch.autograd.backward(_PENALTY * penalty - self.gap(real, drawn))
+        loss = _PENALTY * penalty - self.gap(real, drawn)
+        torch.autograd.backward(loss)
+        averaged(loss, list(self._network.parameters()))
         self._optimiser.step()
 
 
@@ -193,4 +195,4 @@ def _pairs(numeric: Tensor, discrete: Tensor, z: Tensor) -> Tensor:
 
 def _log_variance(errors: Tensor) -> Tensor:
     """(n, numeric) -> (numeric,): logarithm of their mean squares, within the bounds of a learned one."""
-    return errors.square().mean(0).log().clamp(*_LOG_VARIANCE)
+    return errors.square().mean(0).log().clamp(*LOG_VARIANCE)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from models.base import Layout
 from models.coding import Coding
+from models.ranks import Noise
 
 _WARM_UP = 0.3  # share of the training in which the weight of the KL term rises from 0 to 1
 _NOISE = 4  # draws of the importance-weighted estimate, in antithetic pairs
 _POSTERIOR_LOG_VARIANCE = (-10.0, 2.0)
+_IMPUTATIONS = 12  # the mean of q comes slowly to where it stays: four mend 93 %, twelve 97 % with three wrong fields
 
 
 class VariationalAutoencoder(Coding):
@@ -30,6 +32,7 @@ class VariationalAutoencoder(Coding):
     """
 
     kind: ClassVar[str] = "vae"
+    imputations: ClassVar[int] = _IMPUTATIONS
 
     noise: Tensor
     """(draws, 1, latent)"""
@@ -64,11 +67,11 @@ class VariationalAutoencoder(Coding):
         half = torch.randn(_NOISE // 2, 1, self.arguments["latent"], generator=generator)
         self.noise.copy_(torch.cat([half, -half]))
 
-    def _loss(self, x: Tensor, generator: torch.Generator, fraction: float) -> Tensor:
+    def _loss(self, x: Tensor, noise: Noise, fraction: float) -> Tensor:
         """Negative evidence lower bound with one draw, per column."""
         numeric, discrete = self._parts(x)
         mean, log_variance = self._posterior(numeric, discrete)
-        surprise = self._surprise(numeric, discrete, _draw(mean, log_variance, generator))
+        surprise = self._surprise(numeric, discrete, _draw(mean, log_variance, noise))
         weight = min(1.0, fraction / _WARM_UP)
         return (surprise + weight * _divergence(mean, log_variance)).mean() / self.whitening.shape[0]
 
@@ -84,8 +87,8 @@ class VariationalAutoencoder(Coding):
     def _code(self, numeric: Tensor, discrete: Tensor) -> Tensor:
         return self._posterior(numeric, discrete)[0]
 
-    def _drawn(self, numeric: Tensor, discrete: Tensor, generator: torch.Generator) -> Tensor:
-        return _draw(*self._posterior(numeric, discrete), generator)
+    def _drawn(self, numeric: Tensor, discrete: Tensor, noise: Noise) -> Tensor:
+        return _draw(*self._posterior(numeric, discrete), noise)
 
     def _posterior(self, numeric: Tensor, discrete: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x), (n, latent) each."""
@@ -93,9 +96,8 @@ class VariationalAutoencoder(Coding):
         return mean, log_variance.clamp(*_POSTERIOR_LOG_VARIANCE)
 
 
-def _draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-    return mean + (0.5 * log_variance).exp() * noise
+def _draw(mean: Tensor, log_variance: Tensor, noise: Noise) -> Tensor:
+    return mean + (0.5 * log_variance).exp() * noise.normal(*mean.shape).to(mean.device)
 
 
 def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

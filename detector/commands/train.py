@@ -13,17 +13,42 @@ from detector.bundle import Bundle
 from detector.challenger import challenger
 from detector.commands.terminal import connect, print_json, progress_shown
 from detector.config import DetectorSettings
+from detector.errors import SettingsError, TrainingError
 from detector.store import Store
 from detector.training import train
 from detector.training_data import gather
 from detector.trainings import EXIT_CODES
 from models.base import Progress
+from models.distributed import help_to_fit, leading, started
+from models.ranks import RankLost
 
 log = structlog.get_logger()
 
 
 def train_version(settings: DetectorSettings, *, as_json: bool) -> int:
-    """Trains, saves, and promotes if sound; the exit code says which."""
+    """Trains, saves, and promotes if sound, with the help of other processes where `torchrun` started some; the exit
+    code says which."""
+    try:
+        ranks = started()
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    try:
+        with leading(ranks):
+            return _train_version(settings, as_json=as_json)
+    except RankLost as error:
+        raise TrainingError(f"{error}. What it says of that stands above or in its own log.") from error
+
+
+def help_training() -> int:
+    """Goes through the fits of the process that `torchrun` numbered 0, and says nothing: that one tells."""
+    try:
+        help_to_fit()
+    except RankLost:
+        return 1
+    return 0
+
+
+def _train_version(settings: DetectorSettings, *, as_json: bool) -> int:
     store = Store(settings.store.url, settings.name)
     store.check_writable()
     started = datetime.now(UTC)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.base import Block, Layout, seeded, silent
 from models.fitting import initialise, rehearsed, train
 from models.gmm import GaussianMixture
+from models.ranks import Noise
 
 
 def line(n: int) -> Tensor:
@@ -50,7 +51,7 @@ def test_when_held_back_rows_stop_gaining_the_best_weights_come_back() -> None:
     before = linear.weight.detach().clone()
     looks: list[float] = []
 
-    def loss(rows: Tensor, noise: torch.Generator, share: float) -> Tensor:
+    def loss(rows: Tensor, noise: Noise, share: float) -> Tensor:
         if not torch.is_grad_enabled():
             looks.append(float((linear.weight - before).abs()))
         return squares(linear, rows)
@@ -93,7 +94,7 @@ def tuned(layers: nn.Sequential, outermost: list[nn.Parameter], rows: Tensor) ->
     """The parameters before each of 20 steps, and after the last."""
     states: list[list[Tensor]] = []
 
-    def loss(batch: Tensor, noise: torch.Generator, share: float) -> Tensor:
+    def loss(batch: Tensor, noise: Noise, share: float) -> Tensor:
         if torch.is_grad_enabled():
             states.append([parameter.detach().clone() for parameter in layers.parameters()])
             assert share == 1.0

@@ -9,6 +9,7 @@ from torch import Tensor
 from models import gan
 from models.base import Block, Layout, seeded
 from models.gan import AdversarialNetwork
+from models.ranks import Noise
 
 PLANE = Layout((Block("position", "numeric", 2),))
 FLAGGED = Layout((Block("load", "numeric"), Block("failed", "binary"), Block("on", "binary")))
@@ -38,9 +39,9 @@ def on_a_curve() -> AdversarialNetwork:
 def test_under_the_penalty_the_critic_measures_how_far_pairs_are_apart() -> None:
     real = torch.randn(256, 3, generator=seeded(1))
     drawn = real + torch.tensor([3.0, 0.0, -4.0])
-    critic, generator = gan._Critic([3, 16, 1], seed=0, device=torch.device("cpu")), seeded(2)
+    critic, noise = gan._Critic([3, 16, 1], seed=0, device=torch.device("cpu")), Noise(seeded(2))
     for _ in range(150):
-        critic.learn(real, drawn, generator)
+        critic.learn(real, drawn, noise)
     steepest = 1.0 + 5.0 / (2.0 * gan._PENALTY)  # where 5 slope − λ (slope − 1)² is largest
     assert float(critic.gap(real, drawn).detach()) == pytest.approx(5.0 * steepest, rel=0.1)
 
@@ -99,9 +100,9 @@ def test_the_critic_learns_from_training_rows_alone() -> None:
     model._critic = gan._Critic([3, 32, 1], seed=0, device=torch.device("cpu"))
     before = [weight.clone() for weight in model._critic._network.parameters()]
     with torch.no_grad():
-        model._loss(curve(200), seeded(1), 1.0)
+        model._loss(curve(200), Noise(seeded(1)), 1.0)
     assert all(map(torch.equal, model._critic._network.parameters(), before))
-    model._loss(curve(200), seeded(1), 1.0)
+    model._loss(curve(200), Noise(seeded(1)), 1.0)
     assert not any(map(torch.equal, list(model._critic._network.parameters())[::2], before[::2]))
 
 
