@@ -118,14 +118,12 @@ def _source() -> dict[str, Any]:
 
 
 def _detectors() -> dict[str, Any]:
-    query = "label_values(offnominal_ready, detector)"
     return {
         "name": "detector",
         "label": "Detector",
         "type": "query",
         "datasource": SOURCE,
-        "query": {"query": query, "refId": "detector"},
-        "definition": query,
+        "query": {"query": "label_values(offnominal_ready, detector)", "refId": "detector"},
         "refresh": 2,  # whenever the time range changes: detectors come and go
         "multi": True,
         "includeAll": True,
@@ -143,8 +141,7 @@ def _promotions() -> dict[str, Any]:
         "datasource": SOURCE,
         "enable": True,
         "iconColor": "blue",
-        "expr": f"{serves} unless {before}",
-        "step": "1m",
+        "target": {"refId": "Anno", "expr": f"{serves} unless {before}", "interval": "1m"},
         "titleFormat": "{{detector}}",
         "textFormat": "{{version}}",
     }

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
 BOARD: dict[str, Any] = json.loads((FOLDER / "offnominal.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 QUERIES: list[str] = [target["expr"] for panel in PANELS for target in panel["targets"]] + [
-    annotation["expr"] for annotation in BOARD["annotations"]["list"]
+    annotation["target"]["expr"] for annotation in BOARD["annotations"]["list"]
 ]
 RECORDED = {
     rule["record"]
