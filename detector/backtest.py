@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from consumers.batch import Columns, RawBatch
 from detector.alerts import SEVERITIES, Severity, event_time
 from detector.budget import DEFAULT_RATE
-from detector.bundle import DataWindow
+from detector.bundle import Bundle, DataWindow
 from detector.config import DetectorSettings
 from detector.entities import segments
 from detector.errors import NotEnoughRows
@@ -108,40 +108,72 @@ class Backtest(NamedTuple):
     timelines: list[Timeline]
 
 
+class Findings:
+    """What came of records under each of the budgets. Small, however many records there were: memory grows with the
+    number of entities, up to a limit."""
+
+    def __init__(self, budgets: Sequence[DetectorSettings]) -> None:
+        self.tallies = [_Tally(settings) for settings in budgets]
+        self.dead_letters = Counter[str]()
+        self.trained_on = 0
+
+    @classmethod
+    def of(cls, budgets: Sequence[DetectorSettings], past: Replay, *, progress: Progress = silent) -> Self:
+        """Judges the records under each of the budgets. What comes of it does not depend on how they are cut into
+        stretches."""
+        found = cls(budgets)
+        pipelines = [Pipeline(settings, past.bundle, partitions=past.partitions) for settings in budgets]
+        for records, dropped, done in past.stretches:
+            outcomes = [_judged(pipeline, records) for pipeline in pipelines]
+            for tally, outcome in zip(found.tallies, outcomes, strict=True):
+                tally.count(outcome)
+            found.dead_letters.update(dropped)
+            found.dead_letters.update(str(letter.reason) for letter in outcomes[0].dead_letters)
+            if not past.trained_here:
+                found.trained_on += _trained_on(past.bundle.manifest.data, outcomes[0].columns)
+            progress(done, f"{found.records:,} records judged")
+        return found
+
+    @property
+    def records(self) -> int:
+        """How many were judged."""
+        return self.tallies[0].records
+
+    def add(self, other: Findings) -> None:
+        """With what came of other partitions under the same budgets."""
+        for tally, own in zip(self.tallies, other.tallies, strict=True):
+            tally.add(own)
+        self.dead_letters.update(other.dead_letters)
+        self.trained_on += other.trained_on
+
+    def told(self, bundle: Bundle, *, trained_here: bool) -> Backtest:
+        """The result. Raises `NotEnoughRows` where there was no record to judge."""
+        if not self.records:
+            raise NotEnoughRows(f"There is no record to judge; left out: {dict(self.dead_letters) or 'none'}.")
+        first, *_ = self.tallies
+        budgets = [tally.figures() for tally in self.tallies]
+        figures = BacktestFigures(
+            detector=bundle.manifest.detector,
+            version=bundle.version,
+            trained_here=trained_here,
+            records=self.records,
+            trained_on=self.trained_on,
+            first=event_time(first.first),
+            last=event_time(first.last),
+            days=first.timeline.days,
+            dead_letters=dict(self.dead_letters),
+            warnings=_doubts(bundle, trained_here, self.records, self.trained_on, budgets),
+            budgets=budgets,
+        )
+        return Backtest(figures, [tally.timeline for tally in self.tallies])
+
+
 def backtest(budgets: Sequence[DetectorSettings], past: Replay, *, progress: Progress = silent) -> Backtest:
     """Judges the records under each of the budgets: settings that differ in `alerts.rate` and `false_alarms` alone.
 
-    What comes of it does not depend on how the records are cut into stretches. Memory grows with the number of
-    entities, up to a limit, not with that of records. Raises `NotEnoughRows` where there is no record to judge.
+    Raises `NotEnoughRows` where there is no record to judge.
     """
-    tallies = [_Tally(settings, past) for settings in budgets]
-    dead_letters, trained_on = Counter[str](), 0
-    for records, dropped, done in past.stretches:
-        outcomes = [tally.judge(records) for tally in tallies]
-        dead_letters.update(dropped)
-        dead_letters.update(str(letter.reason) for letter in outcomes[0].dead_letters)
-        if not past.trained_here:
-            trained_on += _trained_on(past.bundle.manifest.data, outcomes[0].columns)
-        progress(done, f"{tallies[0].records:,} records judged")
-    if not (judged := tallies[0].records):
-        raise NotEnoughRows(f"There is no record to judge; left out: {dict(dead_letters) or 'none'}.")
-    figures = [tally.figures() for tally in tallies]
-    return Backtest(
-        BacktestFigures(
-            detector=budgets[0].name,
-            version=past.bundle.version,
-            trained_here=past.trained_here,
-            records=judged,
-            trained_on=trained_on,
-            first=event_time(tallies[0].first),
-            last=event_time(tallies[0].last),
-            days=tallies[0].timeline.days,
-            dead_letters=dict(dead_letters),
-            warnings=_doubts(past, judged, trained_on, figures),
-            budgets=figures,
-        ),
-        [tally.timeline for tally in tallies],
-    )
+    return Findings.of(budgets, past, progress=progress).told(past.bundle, trained_here=past.trained_here)
 
 
 def summary(figures: BacktestFigures) -> list[tuple[str, list[str]]]:
@@ -166,20 +198,17 @@ def summary(figures: BacktestFigures) -> list[tuple[str, list[str]]]:
 
 
 class _Tally:
-    """Judges under one budget and counts what comes of it."""
+    """Counts what comes of records under one budget."""
 
-    def __init__(self, settings: DetectorSettings, past: Replay) -> None:
+    def __init__(self, settings: DetectorSettings) -> None:
         self._settings = settings
-        self._pipeline = Pipeline(settings, past.bundle, partitions=past.partitions)
         self._log = IncidentLog()
         self._records_of, self._alarms_of = Counter[str](), Counter[str]()
         self._promised, self._alarms, self._elevated = 0.0, 0, 0
         self.timeline = Timeline.empty()
         self.records, self.first, self.last = 0, sys.maxsize, 0
 
-    def judge(self, records: RawBatch | Columns) -> Outcome:
-        pipeline = self._pipeline
-        outcome = pipeline.process(records) if isinstance(records, RawBatch) else pipeline.judge(records)
+    def count(self, outcome: Outcome) -> None:
         columns, decided = outcome.columns, outcome.decided
         self.records += len(columns)
         self.first = int(columns.time.min(initial=self.first))
@@ -201,7 +230,18 @@ class _Tally:
             level=decided.level,
             opened=opened,
         )
-        return outcome
+
+    def add(self, other: _Tally) -> None:
+        """Of records of other partitions."""
+        self.records += other.records
+        self.first, self.last = min(self.first, other.first), max(self.last, other.last)
+        self._promised += other._promised
+        self._alarms += other._alarms
+        self._elevated += other._elevated
+        count(self._records_of, other._records_of)
+        count(self._alarms_of, other._alarms_of)
+        self._log.add(other._log)
+        self.timeline = self.timeline.joined(other.timeline)
 
     def figures(self) -> BudgetFigures:
         alerts, days, log = self._settings.alerts, self.timeline.days, self._log
@@ -221,7 +261,7 @@ class _Tally:
             alerts=dict(log.by_kind),
             entities=[
                 EntityFigures(entity=entity, incidents=own, share=own / incidents)
-                for entity, own in log.by_entity.most_common(MOST_ENTITIES)
+                for entity, own in heapq.nsmallest(MOST_ENTITIES, log.by_entity.items(), key=lambda it: (-it[1], it[0]))
             ],
             by_segment=self._by_segment(self._promised / self.records),
             longest=log.longest,
@@ -240,7 +280,11 @@ class _Tally:
             for name, records in self._records_of.items()
             if promised_rate * records >= FEWEST_PROMISED
         )
-        return heapq.nlargest(MOST_SEGMENTS, rates, key=lambda figures: figures.ratio)
+        return heapq.nsmallest(MOST_SEGMENTS, rates, key=lambda figures: (-figures.ratio, figures.segment))
+
+
+def _judged(pipeline: Pipeline, records: RawBatch | Columns) -> Outcome:
+    return pipeline.process(records) if isinstance(records, RawBatch) else pipeline.judge(records)
 
 
 def _trained_on(data: DataWindow, columns: Columns) -> int:
@@ -251,15 +295,17 @@ def _trained_on(data: DataWindow, columns: Columns) -> int:
     return int((within & (columns.offsets < end[columns.partition])).sum())
 
 
-def _doubts(past: Replay, records: int, trained_on: int, figures: Sequence[BudgetFigures]) -> list[str]:
+def _doubts(
+    bundle: Bundle, trained_here: bool, records: int, trained_on: int, figures: Sequence[BudgetFigures]
+) -> list[str]:
     """What to know before the figures are believed."""
-    verdict, doubts = past.bundle.manifest.verdict, []
+    verdict, doubts = bundle.manifest.verdict, []
     if trained_on:
         doubts.append(
-            f"Version {past.bundle.version} was trained on {trained_on:,} of these {records:,} records: figures on "
+            f"Version {bundle.version} was trained on {trained_on:,} of these {records:,} records: figures on "
             f"training records flatter. Take later records, or --train-share."
         )
-    if past.trained_here:
+    if trained_here:
         doubts += [*verdict.reasons, *verdict.warnings]
     for budget in figures:
         if (promised := budget.promised_rate * records) < TELLING:

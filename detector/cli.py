@@ -96,7 +96,14 @@ def check(config: Config, json: Json = False) -> None:
 
 @app.command()
 def train(config: Config, json: Json = False) -> None:
-    """Fit a version from files or from the topics, and make it champion if it is sound."""
+    """Fit a version from files or from the topics, and make it champion if it is sound.
+
+    Under torchrun several processes share the gradients.
+    """
+    if os.environ.get("RANK", "0") != "0":  # another process reads the settings, tells and stores
+        from detector.commands.train import help_training
+
+        raise typer.Exit(help_training())
     settings = _load(config)
     from detector.commands.train import train_version
 
@@ -195,6 +202,9 @@ def backtest(
             min=0.01, max=0.99, help="Train on this share of the records, the oldest; 0.5 without a champion."
         ),
     ] = None,
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="Judge files as so many partitions, by entity, on a Ray cluster.")
+    ] = None,
     json: Json = False,
     report: Annotated[Path | None, typer.Option(help="HTML report to write.", show_default=False)] = None,
 ) -> None:
@@ -210,6 +220,7 @@ def backtest(
         budgets=budget or (),
         version=version,
         train_share=train_share,
+        ray=ray,
         as_json=json,
         report=report,
     )
@@ -227,6 +238,20 @@ def alerts(
     from detector.commands.alerts import follow_alerts
 
     follow_alerts(settings, as_json=json, last=last, follow=follow)
+
+
+@app.command()
+def notify(
+    config: Config,
+    test: Annotated[bool, typer.Option("--test", help="Send a test message to each channel, and end.")] = False,
+) -> None:
+    """Send alerts to people: Slack, mail, PagerDuty, webhooks and the like, until SIGTERM or Ctrl-C."""
+    settings = _load(config)
+    from detector.commands import notify
+
+    if test:
+        raise typer.Exit(notify.test_channels(settings))
+    notify.notify_people(settings)
 
 
 @app.command()

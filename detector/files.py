@@ -36,7 +36,7 @@ def read_files(patterns: Sequence[str], schema: Schema) -> tuple[Columns, int]:
 def read_one_by_one(patterns: Sequence[str], schema: Schema) -> Iterator[tuple[Columns, int]]:
     """`read_files`, a file at a time."""
     rows = 0
-    for path in _matching(patterns):
+    for path in matching(patterns):
         columns, total = _read_lines(path, schema, rows) if path.suffix in LINES else _read_frame(path, schema, rows)
         rows += total
         yield columns, total - len(columns)
@@ -44,7 +44,7 @@ def read_one_by_one(patterns: Sequence[str], schema: Schema) -> Iterator[tuple[C
 
 def sample_files(patterns: Sequence[str], rows: int) -> list[bytes | None]:
     """At most so many records as JSON, the first ones of each file in equal parts."""
-    paths = _matching(patterns)
+    paths = matching(patterns)
     share = -(-rows // len(paths))
     sample: list[bytes | None] = []
     for path in paths:
@@ -55,7 +55,7 @@ def sample_files(patterns: Sequence[str], rows: int) -> list[bytes | None]:
     return sample[:rows]
 
 
-def _matching(patterns: Sequence[str]) -> list[Path]:
+def matching(patterns: Sequence[str]) -> list[Path]:
     """The files that the patterns name, each once and sorted by name."""
     paths = set[Path]()
     for pattern in patterns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
@@ -76,10 +76,21 @@ class IncidentLog:
         while self._open:
             self._end(self._open.popitem()[1], None, now)
 
+    def add(self, other: IncidentLog) -> None:
+        """Takes in what another log heard, of other incidents."""
+        self.by_kind.update(other.by_kind)
+        self.by_severity.update(other.by_severity)
+        count(self.by_entity, other.by_entity)
+        self._kept = heapq.nlargest(MOST_INCIDENTS, [*self._kept, *other._kept])[::-1]  # which is a heap
+        self._open |= other._open
+        if other.longest is not None:
+            self._compare(other.longest)
+
     @property
     def incidents(self) -> list[LoggedIncident]:
         """Those that have ended and are kept, in order of time."""
-        return sorted((incident for *_, incident in self._kept), key=lambda incident: incident.opened)
+        kept = (incident for *_, incident in self._kept)
+        return sorted(kept, key=lambda incident: (incident.opened, incident.incident))
 
     def _end(self, told: Alert, resolved: datetime | None, now: datetime) -> None:
         incident = LoggedIncident(
@@ -93,10 +104,18 @@ class IncidentLog:
             reasons=told.reasons[:MOST_REASONS],
         )
         self.by_severity[incident.severity] += 1
-        if self.longest is None or incident.seconds > self.longest.seconds:
-            self.longest = incident
+        self._compare(incident)
         push = heapq.heappush if len(self._kept) < MOST_INCIDENTS else heapq.heappushpop
         push(self._kept, (-incident.p_value, incident.incident, incident))
+
+    def _compare(self, incident: LoggedIncident) -> None:
+        """Of incidents that lasted as long as each other the one of the last name, in whatever order they are told."""
+        if self.longest is None or _length(incident) > _length(self.longest):
+            self.longest = incident
+
+
+def _length(incident: LoggedIncident) -> tuple[float, str]:
+    return incident.seconds, incident.incident
 
 
 def _p_value(alert: Alert) -> float:
@@ -104,8 +123,8 @@ def _p_value(alert: Alert) -> float:
     return 1.0 if alert.p_value is None else alert.p_value
 
 
-def count(counter: Counter[str], names: Sequence[str]) -> None:
-    """Adds names, and forgets the rarest once there are more than `MOST_NAMES`."""
+def count(counter: Counter[str], names: Sequence[str] | Mapping[str, int]) -> None:
+    """Adds names, or what was counted of them, and forgets the rarest once there are more than `MOST_NAMES`."""
     counter.update(names)
     if len(counter) > MOST_NAMES:
         kept = dict(counter.most_common(MOST_NAMES // 2))

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from consumers.batch import Columns, Partition, RawBatch
 from consumers.stream import Broker, Window
@@ -68,7 +69,7 @@ def replay(
     bundle = store.load(chosen)
     bundle.require_fit(settings)
     if settings.training.files:
-        return Replay(_alone(bundle), _of_files(settings, bundle), partitions=1, trained_here=False)
+        return Replay(for_files(bundle), _of_files(settings, bundle), partitions=1, trained_here=False)
     stretches = _of_topics(settings, broker, training_window(settings, _milliseconds(now)))
     return Replay(bundle, stretches, _partitions(settings, broker), trained_here=False)
 
@@ -78,7 +79,7 @@ def _trained_here(
 ) -> Replay:
     data = gather(settings, broker, now_ms=_milliseconds(now), progress=progress)
     files, least = settings.training.files, settings.training.min_records
-    columns = _merged(data.columns) if files else data.columns
+    columns = merged(data.columns) if files else data.columns
     by_time = np.argsort(columns.time, kind="stable")
     older, newer = map(np.sort, np.split(by_time, [round(train_share * len(columns))]))
     if len(older) < least:
@@ -88,7 +89,7 @@ def _trained_here(
         )
     bundle = train(data._replace(columns=columns.take(older)), settings, created=now, progress=progress)
     partitions = 1 if files else _partitions(settings, broker)
-    return Replay(bundle, _cut(columns.take(newer), data.dropped, settings), partitions, trained_here=True)
+    return Replay(bundle, cut(columns.take(newer), data.dropped, settings), partitions, trained_here=True)
 
 
 def _of_topics(settings: DetectorSettings, broker: Broker, window: Window) -> Iterator[Stretch]:
@@ -104,10 +105,10 @@ def _of_files(settings: DetectorSettings, bundle: Bundle) -> Iterator[Stretch]:
 
     schema = fields(bundle.encoder.features, settings.stream.entity, settings.stream.timestamp, settings.segment)
     columns, dropped = read_files(settings.training.files, schema)
-    yield from _cut(_merged(columns), {"unusable": dropped} if dropped else {}, settings)
+    yield from cut(merged(columns), {"unusable": dropped} if dropped else {}, settings)
 
 
-def _cut(columns: Columns, dropped: Mapping[str, int], settings: DetectorSettings) -> Iterator[Stretch]:
+def cut(columns: Columns, dropped: Mapping[str, int], settings: DetectorSettings) -> Iterator[Stretch]:
     """Columns in stretches of the size of a batch; what was left out of all of them is told with the first."""
     n, size = len(columns), settings.batch.max_records
     for start in range(0, max(n, 1), size):
@@ -115,16 +116,11 @@ def _cut(columns: Columns, dropped: Mapping[str, int], settings: DetectorSetting
         yield Stretch(columns.take(slice(start, stop)), {} if start else dropped, min(1.0, stop / max(n, 1)))
 
 
-def _merged(columns: Columns) -> Columns:
-    """Records of several files as one partition would hold them: by time, each file's in its own order.
-
-    A file comes as far as its latest time so far, so that a record that is late in its file does not overtake.
-    """
-    n, clock = len(columns), columns.time.copy()
-    for _, rows in columns.by_partition():
-        clock[rows] = np.maximum.accumulate(clock[rows])
+def merged(columns: Columns) -> Columns:
+    """Records of several files as one partition would hold them: by time, each file's in its own order."""
+    n = len(columns)
     return replace(
-        columns.take(np.argsort(clock, kind="stable")),
+        columns.take(np.argsort(clock_of(columns), kind="stable")),
         row=np.arange(n),
         partitions=(FILES,),
         partition=np.zeros(n, np.int32),
@@ -132,10 +128,21 @@ def _merged(columns: Columns) -> Columns:
     )
 
 
-def _alone(bundle: Bundle) -> Bundle:
-    """The version with the whole budget for the one partition of the files, which it has not seen in training."""
+def clock_of(columns: Columns) -> NDArray[np.int64]:
+    """How far each file has come (n,): to its latest time so far, so that a record that is late in its file does not
+    overtake."""
+    clock = columns.time.copy()
+    for _, rows in columns.by_partition():
+        clock[rows] = np.maximum.accumulate(clock[rows])
+    return clock
+
+
+def for_files(bundle: Bundle, seen: Mapping[int, int] = {}) -> Bundle:
+    """The version for files, which are other partitions than those it was trained on: with the whole budget for a
+    single one, else with a part for each by how many records it has been `seen` to hold."""
     manifest = bundle.manifest
-    data = manifest.data.model_copy(update={"by_partition": {}})
+    by_partition = {FILES.topic: dict(seen)} if seen else {}
+    data = manifest.data.model_copy(update={"by_partition": by_partition})
     return replace(bundle, manifest=manifest.model_copy(update={"data": data}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -74,6 +74,14 @@ class Timeline:
             peak=joined(self.peak, nats),
             level=joined(self.level, level),
         ).at_most(MOST_BINS)
+
+    def joined(self, other: Timeline) -> Timeline:
+        """What was decided of the records of both."""
+        width = max(self.width_ms, other.width_ms)
+        one, two = self.pooled(width), other.pooled(width)
+        each = (field.name for field in fields(self) if field.name != "width_ms")
+        both = {name: np.concatenate([getattr(one, name), getattr(two, name)]) for name in each}
+        return Timeline(width, **both).at_most(MOST_BINS)
 
     def at_most(self, bins: int) -> Timeline:
         """The same in bins as narrow as so few of them allow; in the widest ones wherever clocks have been."""

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from detector.backtest import BacktestFigures, BudgetFigures, backtest, summary
+from detector.backtest import Backtest, BacktestFigures, BudgetFigures, backtest, summary
 from detector.commands.terminal import connect, print_json, progress_shown, shown
 from detector.config import DetectorSettings
 from detector.errors import SettingsError
 from detector.loading import parse
 from detector.replay import replay
+from models.base import Progress
 
 log = structlog.get_logger()
 
@@ -34,20 +35,23 @@ def print_backtest(
     budgets: Sequence[str],
     version: str | None,
     train_share: float | None,
+    ray: int | None,
     as_json: bool,
     report: Path | None,
 ) -> None:
-    """Judges records of the past and prints what would have fired; writes a report of it where one is asked for."""
+    """Judges records of the past and prints what would have fired; writes a report of it where one is asked for. With
+    `ray`, as so many partitions on the workers of a cluster."""
     if version is not None and train_share is not None:
         raise SettingsError(f"--version {version} and --train-share {train_share:g} exclude one another: give one.")
+    if ray is not None and train_share is not None:
+        raise SettingsError(f"--ray {ray} judges by a version out of the store. Expected no --train-share.")
     past = over(settings, files=files, records=records, since=since)
     chosen = [under(past, budget) for budget in budgets] or [past]
-    now = datetime.now(UTC)
     with progress_shown("backtest") as progress:
-        replayed = replay(
-            chosen[0], connect(past), now=now, version=version, train_share=train_share, progress=progress
-        )
-        found = backtest(chosen, replayed, progress=progress)
+        if ray is None:
+            found = _here(chosen, version, train_share, progress)
+        else:
+            found = _on_ray(chosen, ray, version, progress)
     if report is not None:
         from detector.backtest_report import write_report  # brings matplotlib
 
@@ -57,6 +61,23 @@ def print_backtest(
         print_json(found.figures.model_dump_json())
     else:
         _show(found.figures)
+
+
+def _here(
+    chosen: Sequence[DetectorSettings], version: str | None, train_share: float | None, progress: Progress
+) -> Backtest:
+    settings, *_ = chosen
+    now = datetime.now(UTC)
+    past = replay(settings, connect(settings), now=now, version=version, train_share=train_share, progress=progress)
+    return backtest(chosen, past, progress=progress)
+
+
+def _on_ray(chosen: Sequence[DetectorSettings], partitions: int, version: str | None, progress: Progress) -> Backtest:
+    try:
+        from detector.backtest_on_ray import backtest_on_ray
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"--ray: {error.msg}. Expected the extra `ray`: pip install 'offnominal[ray]'.") from error
+    return backtest_on_ray(chosen, partitions, version=version, progress=progress)
 
 
 def over(

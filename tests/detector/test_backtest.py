@@ -25,7 +25,7 @@ from detector.store import Store
 from tests.detector.machines import ALERTS, START_MS, TOPIC, broker_with, records, settings, trained
 
 OPTIONS: dict[str, Any] = {
-    **dict.fromkeys(("records", "since", "version", "train_share", "report")),
+    **dict.fromkeys(("records", "since", "version", "train_share", "ray", "report")),
     "files": (),
     "budgets": (),
     "as_json": False,

@@ -92,3 +92,23 @@ def test_of_too_many_names_the_rarest_are_forgotten(monkeypatch: pytest.MonkeyPa
         for n in range(times)
     ]
     assert heard(*alerts).by_entity == {"a": 5, "b": 4}
+
+
+def test_two_logs_together_tell_what_one_would_have_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incident_log, "MOST_INCIDENTS", 2)
+    parts = [
+        [alert("opened", "a", 0, p_value=1e-5), alert("resolved", "a", 9, p_value=1e-5), alert("opened", "b", 3)],
+        [alert("opened", "c", 0, entity="m1", p_value=1e-7), alert("resolved", "c", 9, p_value=1e-7)],
+        [alert("opened", "d", 1, entity="m1", p_value=1e-6), alert("resolved", "d", 2, p_value=1e-6)],
+    ]
+    whole, both = heard(*(it for part in parts for it in part)), IncidentLog()
+    for part in parts:
+        log = IncidentLog()
+        for each in part:
+            log.hear(each)
+        both.add(log)
+    both.close(START + timedelta(hours=1))
+    assert [it.incident for it in both.incidents] == ["c", "d"]
+    assert both.incidents == whole.incidents
+    assert (both.by_kind, both.by_severity, both.by_entity) == (whole.by_kind, whole.by_severity, whole.by_entity)
+    assert both.longest == whole.longest

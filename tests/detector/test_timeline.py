@@ -72,3 +72,14 @@ def test_pooling_to_days_counts_each_day() -> None:
     found = timeline(minutes(2 * 1_440), alarms=(0, 1, 2_000)).pooled(DAY_MS)
     assert found.start.tolist() == [START_MS, START_MS + DAY_MS]
     assert found.alarms.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("n", [900, 5_000])
+def test_two_timelines_together_are_that_of_all_records(n: int) -> None:
+    time, odd = minutes(n), np.arange(n) % 2 == 1
+    whole = timeline(time, alarms=(3, 4))
+    both = Timeline.empty().joined(timeline(time[~odd], alarms=(2,))).joined(timeline(time[odd], alarms=(1,)))
+    assert both.width_ms == whole.width_ms
+    for name in ("start", "records", "alarms", "opened"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(whole, name))
+    np.testing.assert_allclose(both.promised, whole.promised)
