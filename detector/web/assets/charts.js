@@ -19,9 +19,9 @@ export function colour(name) {
  * A chart with its legend, which tells the values under the cursor, or else the last ones.
  * @param {HTMLElement} holder is filled
  * @param {{title: string|Array, name?: string, series: Array<{label: string, colour: string, dash?: boolean, bars?: boolean, fill?: boolean,
- *   steps?: boolean, quiet?: boolean, points?: boolean}>, zone: string, height?: number, gutter?: number, right?: number, band?: [number, number],
+ *   steps?: boolean, quiet?: boolean, points?: boolean}>, zone: string, height?: number, gutter?: number, right?: number, zero?: boolean, band?: [number, number],
  *   sync?: string, select?: (begin: number, end: number) => void, shade?: () => [number, number]|null}} options
- *   `quiet` series are drawn, but not in the legend; `band` shades between two series
+ *   `zero` begins the axis there whatever the values; `quiet` series are drawn, but not in the legend; `band` shades between two series
  * @returns {{show: (data: Array, range?: [number, number]) => void, close: () => void}} data as uPlot wants it: times
  *   (ms), then the values of each series
  */
@@ -88,7 +88,7 @@ function settings(options, place, range, tellValues) {
     tzDate: (instant) => uPlot.tzDate(new Date(instant), options.zone),
     scales: {
       x: { range: (_, low, high) => range() ?? padded(low, high) },
-      y: { range: (_, low, high) => roomy(low, high) },
+      y: { range: (_, low, high) => roomy(low, high, options.zero) },
     },
     axes: [
       {
@@ -141,10 +141,10 @@ const padded = (low, high) =>
   low === null ? [Date.now() - 6e4, Date.now()] : high > low ? [low, high] : [low - 3e4, high + 3e4];
 
 /** From zero where zero is near; something to see where all is one value. */
-function roomy(low, high) {
+function roomy(low, high, zero) {
   if (low === null || low === undefined) return [0, 1];
   const size = high - low || Math.abs(high) || 1;
-  const bottom = low >= 0 && low < size ? 0 : low - 0.1 * size;
+  const bottom = low >= 0 && (zero || low <= size) ? 0 : low - 0.1 * size;
   const top = high <= 0 && -high < size && low < 0 ? 0 : high + 0.1 * size;
   return [bottom, top];
 }

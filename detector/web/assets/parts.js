@@ -88,7 +88,7 @@ export function incidents(rows, clock, caption, alike = null) {
       h("td", { "data-head": "Began" }, time(row.opened)),
       h("td", { "data-head": "Lasted" }, duration(row, clock)),
       h("td", KINDS[row.kind]),
-      h("td.whys", row.reasons.length ? row.reasons.slice(0, 3).map(reason) : h("span.muted", "\u2013")),
+      h("td.long", h("div.whys", row.reasons.length ? row.reasons.slice(0, 2).map(reason) : h("span.muted", "\u2013"))),
       h("td", label(row.label)),
       alike && h("td.number", { "data-head": "Alike" }, alike[at]),
     ),

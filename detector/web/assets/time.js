@@ -10,6 +10,7 @@ const FORMS = {
   day: { day: "numeric", month: "short" },
   moment: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit" },
   full: { dateStyle: "full", timeStyle: "long" },
+  year: { year: "numeric" },
 };
 const made = new Map();
 
@@ -29,16 +30,25 @@ export function isZone(name) {
 export const zones = () => ["UTC", ...Intl.supportedValuesOf("timeZone").filter((it) => it !== "UTC")];
 
 /**
- * A time as text.
+ * A time as text, with its year where that is not this one: streams are replayed.
  * @param {number} ms since the epoch
  * @param {string} zone
  * @param {"time"|"minute"|"day"|"moment"|"full"} form
  */
 export function tell(ms, zone, form = "moment") {
+  const told = format(form, zone).format(ms).replace(",", "");
+  const year = form === "moment" || form === "day" ? format("year", zone).format(ms) : null;
+  return year === null || year === format("year", zone).format(Date.now())
+    ? told
+    : told.replace(/^\d+ \w+/, `$& ${year}`);
+}
+
+function format(form, zone) {
   const key = `${form} ${zone}`;
-  if (!made.has(key))
+  if (!made.has(key)) {
     made.set(key, new Intl.DateTimeFormat("en-GB", { ...FORMS[form], timeZone: zone, hourCycle: "h23" }));
-  return made.get(key).format(ms).replace(",", "");
+  }
+  return made.get(key);
 }
 
 /** Labels of a time axis: as fine as its ticks (`step`, ms) are apart; the day where it begins. */

@@ -135,7 +135,8 @@ export function wellbeing(now) {
   const kept = `${plural(now.alarms, "alarm")} where ${alarms(now.promised_alarms)} were allowed, in ${count(now.records)} records`;
   if (now.degraded) return { tone: "doubt", head: "Scoring, but not well:", rest: `${now.detail}. ${kept}` };
   if (breaksPromise(now)) return { tone: "doubt", head: "More alarms than promised:", rest: kept };
-  return { tone: "good", head: "Keeping its promise:", rest: kept };
+  const head = now.alarms > now.promised_alarms ? "Near its promise:" : "Keeping its promise:";
+  return { tone: "good", head, rest: kept };
 }
 
 /** A count with its noun. */

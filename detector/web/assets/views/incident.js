@@ -8,6 +8,7 @@ import {
   content,
   copying,
   duration,
+  empty,
   facts,
   icon,
   incidents,
@@ -46,14 +47,9 @@ export function incident(root, state, id) {
           "div.stack",
           why(row, alerts),
           panel("around", "Around it", chooser(of.around.data), surroundings(of.around)),
+          panel("similar", "Earlier ones like it", null, likes(similar, clock)),
         ),
         h("div.stack", judgement(row, opinions, state.overview, say), course(alerts), sources(alerts)),
-      ),
-      panel(
-        "similar",
-        "Earlier ones like it",
-        null,
-        similar.length ? likes(similar, clock) : h("p.empty", "None that had the same reasons."),
       ),
     ];
   }
@@ -210,7 +206,7 @@ function course(alerts) {
       "ol.steps",
       alerts.map((it) =>
         h(
-          `li.${it.kind}`,
+          `li.${it.severity}.${it.kind}`,
           { key: it.id },
           h("div.line", h("strong", STEPS[it.kind]), severity(it.severity), h("span.muted", time(it.time))),
           h(
@@ -264,10 +260,13 @@ const quote = (text) => (/^[\w.-]+$/.test(text) ? text : `'${text.replaceAll("'"
 const consume = ({ topic, partition, offset }) =>
   `kafka-console-consumer --bootstrap-server "$BOOTSTRAP" --topic ${quote(topic)} --partition ${partition} --offset ${offset} --max-messages 1`;
 
-const likes = (similar, clock) =>
-  incidents(
+function likes(similar, clock) {
+  if (!similar.length) return empty("None that had the same reasons.");
+  const shares = similar.map((it) => percent(it.likeness));
+  return incidents(
     similar.map((it) => it.incident),
     clock,
     "Earlier incidents with the same reasons, the likest first",
-    similar.map((it) => percent(it.likeness)),
+    shares,
   );
+}

@@ -215,6 +215,7 @@ function detail(found, doing) {
       "div.stack",
       { "data-testid": "version-detail" },
       it.created === null ? h("p.notice.bad", icon("bang"), "This version cannot be read.") : about(it),
+      it.choice && h("p", h("span.muted", "Chosen because: "), quoted(it.choice, 300)),
       it.against.length > 0 && listed("Against it", it.against),
       it.verdict?.reasons.length > 0 && listed("Verdict: not sound", it.verdict.reasons),
       it.verdict?.warnings.length > 0 && listed("To know all the same", it.verdict.warnings),
@@ -224,7 +225,7 @@ function detail(found, doing) {
 }
 
 function about(it) {
-  const range = (data_) => [time(data_.first_ms), " to ", time(data_.last_ms), " ", h("span.muted", zone())];
+  const range = (from) => [time(from.first_ms), " to ", time(from.last_ms), " ", h("span.muted", zone())];
   return facts([
     ["State", chip(it.state, TONES)],
     ["Verdict", it.verdict ? (it.verdict.sound ? "sound" : "not sound") : null],
@@ -236,7 +237,6 @@ function about(it) {
     ["Trained on", it.data ? range(it.data) : null],
     ["Went on from", it.trained_from ? data(it.trained_from) : "nothing: fitted anew"],
     ["Models", it.models.map((one) => `${one.kind}: window ${one.window}, loss ${figure(one.valid_score)}`).join("; ")],
-    ["Chosen because", it.choice ? quoted(it.choice, 160) : null],
     ["Left out of training", cleaned(it.cleaned)],
   ]);
 }

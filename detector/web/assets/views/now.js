@@ -2,7 +2,7 @@
 
 import { here, zone } from "../address.js";
 import { get, resource } from "../api.js";
-import { h, renew } from "../dom.js";
+import { h, morph, renew } from "../dom.js";
 import { content, empty, incidents, panel } from "../parts.js";
 import { count } from "../words.js";
 import { filters, stretch } from "./filters.js";
@@ -34,12 +34,22 @@ export function now(root, state) {
   };
   let drawn = null;
 
+  /** What moves each second. */
+  function standing() {
+    const { now } = state;
+    return h(
+      "div.stack",
+      { key: "standing" },
+      statusLine(now, of.open.data),
+      foremost(of.open.data, now?.clock),
+      tiles(state, of.pulse.data),
+    );
+  }
+
   function page() {
     return [
       h("h1.hidden", "Now"),
-      statusLine(state, of.open.data),
-      foremost(of.open.data, state.now?.clock),
-      tiles(state, of.pulse.data),
+      standing(),
       filters(),
       timeline(of.lanes, of.series),
       list(of.list, state.now?.clock, () => ((rows += PAGE), load())),
@@ -82,7 +92,7 @@ export function now(root, state) {
     update: load,
     live() {
       if (++seconds % EVERY === 0) course();
-      show();
+      morph(root.querySelector('[data-key="standing"]'), standing());
     },
     close() {
       Object.values(of).forEach((it) => it.close());

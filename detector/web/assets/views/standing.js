@@ -10,9 +10,9 @@ import { alarms, breaksPromise, compact, count, happened, plural, SEVERITIES, we
 const FOREMOST = 3;
 
 /** Whether the detector keeps its promise, or what hinders it. */
-export function statusLine(state, open) {
-  if (!state.now) return h("div.status.skeleton", { key: "status" });
-  const { tone, head, rest } = wellbeing(state.now);
+export function statusLine(now, open) {
+  if (!now) return h("div.status.skeleton", { key: "status" });
+  const { tone, head, rest } = wellbeing(now);
   const words =
     open === null
       ? ""

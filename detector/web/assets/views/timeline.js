@@ -50,7 +50,7 @@ export function timeline(source, series) {
 export function pictures(root, inZone) {
   const place = (key) => root.querySelector(`[data-key="kept-${key}"]`);
   const select = (begin, end) => change({ begin, end });
-  const common = { zone: inZone, sync: "now", select };
+  const common = { zone: inZone, sync: "now", select, zero: true };
   const swim = lanes(place("lanes"), {
     zone: inZone,
     href: (incident) => address("incident", {}, incident),
