@@ -19,7 +19,7 @@ from detector.notifying.deliveries import Deliveries, application
 from detector.notifying.messages import Notification
 from detector.notifying.senders import Sender, routes
 from detector.web.guard import Guard
-from detector.web.server import serving
+from detector.web.serving import serving
 
 log = structlog.get_logger()
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from starlette.types import ASGIApp
 
 from consumers.stream import Broker
 from detector import __version__
 from detector.config import DetectorSettings
-from detector.config_service import WebSettings
 from detector.daemon import Daemon
-from detector.errors import SettingsError
 from detector.feedback_giving import voting
 from detector.health import Health, Phase
 from detector.history.book import Book
@@ -29,10 +24,9 @@ from detector.web.actions import Actions
 from detector.web.api import act, look, tell_errors
 from detector.web.desk import Desk
 from detector.web.guard import Guard
+from detector.web.serving import serving
 
 ASSETS = Path(__file__).parent / "assets"
-GOODBYE_S = 1
-"""How long those that are being answered have when the server ends: live streams never end by themselves."""
 
 
 @contextmanager
@@ -92,36 +86,6 @@ def routes(health: Health, registry: CollectorRegistry) -> FastAPI:
 
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
     return app
-
-
-@contextmanager
-def serving(app: ASGIApp, settings: WebSettings) -> Iterator[str]:
-    """Serves while the context lasts; gives the address, `http://host:port`.
-
-    Raises `SettingsError` where the port is taken.
-    """
-    family, shown = (socket.AF_INET6, f"[{settings.host}]") if ":" in settings.host else (socket.AF_INET, settings.host)
-    try:
-        listener = socket.create_server((settings.host, settings.port), family=family)
-    except OSError as error:
-        raise SettingsError(f"web: cannot listen on {shown}:{settings.port}: {error.strerror}.") from error
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=GOODBYE_S,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True)
-    thread.start()
-    try:
-        yield f"http://{shown}:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=5)
-        listener.close()
 
 
 def _answer(request: Request, ok: bool, phase: Phase, **details: object) -> JSONResponse:

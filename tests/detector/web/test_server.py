@@ -17,7 +17,8 @@ from detector.health import Health
 from detector.loading import load, parse
 from detector.reference import REQUIRED
 from detector.web.guard import Guard
-from detector.web.server import routes, serving
+from detector.web.server import routes
+from detector.web.serving import serving
 
 TOKEN = "canary-6b1f0c"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
