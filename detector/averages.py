@@ -76,7 +76,7 @@ def averaged(scores: NDArray[np.floating], entity: NDArray[np.object_], usual: U
 
 def require_floats(what: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
     """Raises `ValueError` unless the array, named by `what`, is float64 of that shape: compiled code trusts it."""
-    if (array.shape, array.dtype) != (shape, np.float64):
+    if array.shape != shape or array.dtype != np.float64:
         raise ValueError(f"Array '{what}' is {array.dtype} of shape {array.shape}. Expected float64 of shape {shape}.")
 
 
