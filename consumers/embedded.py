@@ -1,4 +1,7 @@
-"""A single-node local broker without Java, for the demo and the tests: the package `noida-db` (extra `demo`)."""
+"""A single-node local broker without Java, for the demo and the tests: the package `noida-db` (extra `demo`).
+
+python -m consumers.embedded 9092    # one to try things on; ends with Ctrl-C, and its data with it
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -43,12 +46,17 @@ def embedded_broker(data_dir: Path | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def broker_process(data_dir: Path | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`embedded_broker` with the process, which leads a process group of its own and so can be frozen and killed."""
+def broker_process(
+    data_dir: Path | None = None, port: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`embedded_broker` with the process, which leads a process group of its own and so can be frozen and killed.
+
+    It listens on a free port where none is given.
+    """
     with ExitStack() as cleanup:
         folder = data_dir or Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="offnominal-")))
         output = cleanup.enter_context(tempfile.TemporaryFile())
-        port = _free_port()
+        port = port or _free_port()
         process = _start(port, folder, output)
         cleanup.callback(_end, process)
         _await_answer(process, port, output)
@@ -105,3 +113,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt), broker_process(port=int(sys.argv[1])) as (served, at):
+        print(f"A broker at {at}; Ctrl-C ends it.", flush=True)  # noqa: T201 - the result
+        served.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import closing, suppress
@@ -17,6 +18,7 @@ from consumers.errors import Stop
 from consumers.kafka_python import KafkaPythonBroker
 from consumers.settings import KafkaSettings
 from consumers.stream import Window
+from tests.test_cli import free_port
 
 
 def answers(address: str) -> bool:
@@ -27,6 +29,18 @@ def test_the_broker_answers_inside_and_is_gone_outside() -> None:
     with embedded_broker() as address:
         assert answers(address)
     assert not answers(address)
+
+
+def test_as_a_program_it_serves_on_the_port_that_is_named_until_it_is_interrupted() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "consumers.embedded", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert f"127.0.0.1:{port}" in program.stdout.readline()
+        assert answers(f"127.0.0.1:{port}")
+        program.send_signal(signal.SIGINT)
+        assert program.wait(30) == 0
+    assert not answers(f"127.0.0.1:{port}")
 
 
 def test_the_broker_ends_when_an_error_leaves_the_block() -> None:
