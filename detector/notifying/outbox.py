@@ -106,8 +106,11 @@ class Outbox:
         return None
 
     def sent(self, parcel: Parcel) -> None:
-        for held in parcel.held:
-            self._sent[held.alert.id] = None
+        self._sent |= dict.fromkeys(held.alert.id for held in parcel.held)
+        for place, held in [*self._held.items()]:
+            if held.alert.id in self._sent:  # it came once more, while this was under way
+                del self._held[place]
+                self._ledgers[held.partition].settle(held.offset)
         while len(self._sent) > MOST_REMEMBERED:
             del self._sent[next(iter(self._sent))]
         self.drop(parcel)

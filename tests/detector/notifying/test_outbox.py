@@ -198,6 +198,17 @@ def test_an_alert_that_is_in_the_topic_twice_is_sent_once() -> None:
     assert there.positions()[TOPIC] == Position(4)
 
 
+def test_an_alert_that_comes_once_more_while_it_is_under_way_is_sent_once() -> None:
+    there = box()
+    fill(there, told(0))
+    parcel = there.due(10.0, quiet=False)
+    assert parcel is not None
+    fill(there, told(0), told(1), now=10.0, first=1)
+    there.sent(parcel)
+    assert offsets(there.due(20.0, quiet=False)) == [2]
+    assert there.positions()[TOPIC] == Position(2)
+
+
 def test_what_was_sent_is_known_after_the_stream_was_lost_even_where_it_was_not_committed() -> None:
     there = box()
     fill(there, told(0), told(1))
