@@ -17,11 +17,15 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
+if "RAY_ADDRESS" not in os.environ:
+    # Its own processes then listen on the loopback interface alone; read when Ray is imported, on Linux too.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayTaskError
 
 from consumers.batch import Columns, Partition, Schema
 from detector.backtest import Backtest, Findings
@@ -197,7 +201,7 @@ def _cluster() -> Iterator[None]:
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        ray.init(include_dashboard=False, log_to_driver=False)
     try:
         yield
     finally:
@@ -207,12 +211,10 @@ def _cluster() -> Iterator[None]:
 @contextmanager
 def _own_errors() -> Iterator[None]:
     """Errors of our own that workers raised, out of Ray's wrapping."""
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     try:
         yield
-    except RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(own := getattr(cause, "cause", cause), OffnominalError):
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        raise own from None
+    except RayTaskError as error:
+        if isinstance(error.cause, OffnominalError):
+            raise error.cause from None
+        raise

@@ -6,19 +6,22 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("ray", reason="the extra `ray` is not installed")
+if find_spec("ray") is None:
+    pytest.skip("the extra `ray` is not installed", allow_module_level=True)
+
+from detector.backtest_on_ray import backtest_on_ray, partition_of  # isort: skip  # says where Ray listens
 
 import ray
 
 from consumers.batch import Columns, Partition
 from detector.backtest import Backtest, BudgetFigures, backtest
-from detector.backtest_on_ray import backtest_on_ray, partition_of
 from detector.bundle import Bundle
 from detector.commands.backtest import over, print_backtest, under
 from detector.config import DetectorSettings
@@ -47,7 +50,6 @@ def cluster() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=100 << 20,
-            _node_ip_address="127.0.0.1",
         )
         yield
         ray.shutdown()
