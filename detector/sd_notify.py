@@ -59,8 +59,7 @@ def _tell(manager: socket.socket, health: Health, look_s: float, ended: threadin
 def words(found: Readiness, *, alive: bool, started: bool) -> list[str]:
     """What to tell. `started` is whether a batch has gone through since the process began: systemd has no word for what
     was ready and is not, that is /readyz's to say."""
-    # A line each: an error's text must not become one of its own.
-    status = f"STATUS={printable(f'{found.phase}: {_told(found)}', _MOST_STATUS)}"
+    status = f"STATUS={printable(_told(found), _MOST_STATUS)}"  # one line: an error's text must not become another
     if found.phase == "stopping":
         return ["STOPPING=1", status]
     if not alive:
@@ -69,10 +68,10 @@ def words(found: Readiness, *, alive: bool, started: bool) -> list[str]:
 
 
 def _told(found: Readiness) -> str:
-    """What is wrong, or else how much there is to do."""
-    if found.degraded:
-        return found.detail
-    return "; ".join(check.detail for check in found.checks if check.name in ("partitions", "lag"))
+    """The phase, and what is wrong, or else how much there is to do."""
+    much = "; ".join(check.detail for check in found.checks if check.name in ("partitions", "lag"))
+    told = found.detail if found.degraded else much
+    return told if told.startswith(found.phase) else f"{found.phase}: {told}"
 
 
 def pause_s(environment: Mapping[str, str]) -> float:

@@ -10,8 +10,8 @@ from detector.config_service import WebSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-NOT_RUN = {"dev", "demo", "docs"}
-"""Extras of people at work on the project, and not of a daemon."""
+NOT_RUN = {"dev", "demo", "docs", "ray"}
+"""Extras that no daemon wants: of people at work on the project, and of backtests over many machines."""
 
 
 def test_hadolint_has_nothing_to_say() -> None:

@@ -116,7 +116,7 @@ def test_a_first_training_puts_the_deadline_of_the_start_off_however_long_it_tak
     health.enter("training", "first version")
     clock.now += 3_600.0
     status, *others = said_of(health)
-    assert status.startswith("STATUS=training: ")
+    assert status == "STATUS=training: first version"
     assert others == ["WATCHDOG=1", "EXTEND_TIMEOUT_USEC=60000000"]
 
 
