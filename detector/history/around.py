@@ -121,10 +121,11 @@ def _scored(
 
 
 def _threshold(alert: Alert) -> float | None:
-    """The level at which an alert was raised, on the scale of training: as far below the record as it was then."""
-    if alert.static_p_value is None or alert.score is None or alert.threshold is None:
+    """The level at which an alert was raised, on the scale of training: below the record in the proportion in which it
+    was then. The level stretches nats, so their difference would come out far below 0 where a record is extreme."""
+    if alert.static_p_value is None or not alert.score or alert.threshold is None:
         return None
-    return max(0.0, -float(np.log(max(alert.static_p_value, np.finfo(float).tiny))) - (alert.score - alert.threshold))
+    return -float(np.log(max(alert.static_p_value, np.finfo(float).tiny))) * alert.threshold / alert.score
 
 
 def _tracks(

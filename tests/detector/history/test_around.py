@@ -69,6 +69,17 @@ def test_the_odd_records_and_hardly_any_other_are_beyond_the_threshold(found: Su
     assert len(beyond - set(ODD)) <= 0.05 * len(found.offset)
 
 
+def test_the_threshold_lies_between_nothing_and_the_record_however_the_level_stretched_nats(
+    chosen: DetectorSettings, champion: Bundle, alerts: list[Alert]
+) -> None:
+    stretched = [it.model_copy(update={"score": 3 * it.score}) for it in alerts if it.score]
+    around = surroundings(broker_with(VALUES), chosen, champion, stretched, ["cpu"])
+    assert around is not None
+    assert around.threshold is not None
+    assert 0 < around.threshold < around.nats.max()
+    assert around.tracks[0].high is not None
+
+
 def test_the_band_holds_what_is_normal_and_not_what_is_odd(found: Surroundings) -> None:
     cpu = found.tracks[0]
     assert cpu.low is not None
