@@ -78,6 +78,11 @@ async function meet() {
   showHeader();
 }
 
+/** The skip link is no address of a view. */
+document.querySelector(".skip").onclick = (event) => {
+  event.preventDefault();
+  main.focus();
+};
 takeToken();
 onTokenWanted(tokenDialog);
 document.body.append(h("div.toasts", { id: "toasts", role: "status" }));

@@ -4,9 +4,12 @@ const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "path", "circle", "rect", "line"]);
 const HANDLERS = ["onclick", "onchange", "oninput", "onkeydown", "onsubmit"];
 
-/** Characters that show nothing, or turn the text around them: controls, bidi marks, zero-width ones, tags. */
+/**
+ * Characters that show nothing, or turn the text around them: controls, bidi marks, zero-width ones, tags; and joiners
+ * where nothing joins: after what is no emoji, no mark and no letter of a script without capitals.
+ */
 const HIDDEN =
-  /[\p{Cc}\p{Cs}\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]/gu;
+  /[\p{Cc}\p{Cs}\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\u{e0000}-\u{e007f}]|(?<![\p{Lo}\p{M}\p{Extended_Pictographic}\p{Emoji_Modifier}])[\u200c\u200d]/gu;
 /** Of a hover text; a browser that lays out more of it stands still. */
 const LONGEST_HINT = 1_000;
 /** Of what is shown in full; the topic holds the rest. */

@@ -67,7 +67,7 @@ export const reason = (it) =>
   );
 
 /** A link to an incident. */
-export const toIncident = (row, ...words) => h("a", { href: address("incident", {}, row.incident) }, ...words);
+const toIncident = (row, ...words) => h("a", { href: address("incident", {}, row.incident) }, ...words);
 
 /** How long, or that it goes on. */
 export function duration(row, clock) {

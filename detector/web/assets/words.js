@@ -132,7 +132,7 @@ export const breaksPromise = (now) => now.alarms > Math.max(WITHIN_CHANCE, TOLER
 export function wellbeing(now) {
   if (!now.ready)
     return { tone: "bad", head: `Not scoring (${now.phase}):`, rest: now.detail || "it has not said why" };
-  const kept = `${plural(now.alarms, "alarm")} where ${alarms(now.promised_alarms)} were allowed, in ${count(now.records)} records`;
+  const kept = `${plural(now.alarms, "alarm")} where ${alarms(now.promised_alarms)} were allowed`;
   if (now.degraded) return { tone: "doubt", head: "Scoring, but not well:", rest: `${now.detail}. ${kept}` };
   if (breaksPromise(now)) return { tone: "doubt", head: "More alarms than promised:", rest: kept };
   const head = now.alarms > now.promised_alarms ? "Near its promise:" : "Keeping its promise:";

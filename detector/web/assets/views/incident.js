@@ -23,6 +23,9 @@ import { figure, happened, isPoint, KINDS, odds, percent, plural, STEPS, value, 
 import { act, judgement } from "./judgement.js";
 import { tracks } from "./tracks.js";
 
+/** Records whose places are listed. */
+const MOST_SOURCES = 5;
+
 export function incident(root, state, id) {
   const show = () => {
     renew(root, page());
@@ -30,6 +33,7 @@ export function incident(root, state, id) {
   };
   const of = { told: resource(show), around: resource(show) };
   const around = tracks(() => root.querySelector('[data-key="tracks"]'));
+  let looked = "";
   const path = `incidents/${encodeURIComponent(id)}`;
   const load = () => of.told.load((signal) => get(path, {}, signal));
   const say = (name) => act(path, name, load);
@@ -54,19 +58,24 @@ export function incident(root, state, id) {
     ];
   }
 
+  /** The surroundings are asked for again only where there is more to them: charts stay under the cursor. */
   async function update() {
-    const told = load(),
+    await load();
+    if (!of.told.data) return;
+    const { row, alerts } = of.told.data,
       asked = here().params.getAll("feature");
-    if (asked.length) await told; // what is asked for comes beside the reasons
-    const names = asked.length ? [...(of.told.data?.row.reasons ?? []).map((it) => it.feature), ...asked] : [];
+    const wanted = `${alerts.length} ${row.latest} ${asked}`;
+    if (wanted === looked && of.around.data) return;
+    looked = wanted;
+    const names = asked.length ? new Set([...row.reasons.map((it) => it.feature), ...asked]) : []; // beside the reasons
     of.around.load(
       (signal) =>
         get(
           `${path}/around`,
-          [...new Set(names)].map((it) => ["feature", it]),
+          [...names].map((it) => ["feature", it]),
           signal,
         ),
-      asked.join(),
+      wanted,
     );
   }
 
@@ -198,30 +207,25 @@ function surroundings(source) {
 }
 
 function course(alerts) {
+  const figures = (it) => [
+    it.score !== null && `${figure(it.score)} nats, alarm beyond ${figure(it.threshold)}`,
+    it.records > 0 && plural(it.records, "record"),
+  ];
+  const steps = alerts.map((it) =>
+    h(
+      `li.${it.severity}.${it.kind}`,
+      { key: it.id },
+      h("div.line", h("strong", STEPS[it.kind]), severity(it.severity), h("span.muted", time(it.time))),
+      h("div.muted", figures(it).filter(Boolean).join("; ")),
+      it.reasons.slice(0, 2).map((one) => h("div", reason(one))),
+    ),
+  );
+  const frame = { tabindex: 0, role: "group", "aria-label": "Alerts of this incident, in their order" };
   return panel(
     "course",
     "Course",
     h("span.muted", plural(alerts.length, "alert")),
-    h(
-      "ol.steps",
-      alerts.map((it) =>
-        h(
-          `li.${it.severity}.${it.kind}`,
-          { key: it.id },
-          h("div.line", h("strong", STEPS[it.kind]), severity(it.severity), h("span.muted", time(it.time))),
-          h(
-            "div.muted",
-            [
-              it.score !== null && `${figure(it.score)} nats, alarm beyond ${figure(it.threshold)}`,
-              it.records > 0 && plural(it.records, "record"),
-            ]
-              .filter(Boolean)
-              .join("; "),
-          ),
-          it.reasons.slice(0, 2).map((one) => h("div", reason(one))),
-        ),
-      ),
-    ),
+    h("div.long-list", frame, h("ol.steps", steps)),
   );
 }
 
@@ -235,15 +239,18 @@ function sources(alerts) {
     null,
     h(
       "ul.plainlist",
-      places.map(([place, it]) =>
-        h(
-          "li",
-          { key: place },
-          h("code", data(place, 60)),
-          h("div.buttons", copying(place, "Offset", "copy-offset"), copying(consume(it), "Command", "copy-command")),
+      places
+        .slice(0, MOST_SOURCES)
+        .map(([place, it]) =>
+          h(
+            "li",
+            { key: place },
+            h("code", data(place, 60)),
+            h("div.buttons", copying(place, "Offset", "copy-offset"), copying(consume(it), "Command", "copy-command")),
+          ),
         ),
-      ),
     ),
+    places.length > MOST_SOURCES && h("p.note.muted", `and ${plural(places.length - MOST_SOURCES, "more", "more")}`),
     first &&
       h(
         "div.note",
