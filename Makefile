@@ -5,7 +5,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := $(VENV)/.installed
 TOOLS := build/tools
 
-.PHONY: setup demo test check broker-test security-test faults-test generated lock audit sbom clean
+.PHONY: setup demo test check broker-test security-test faults-test dashboard-test docs generated lock audit sbom clean
 
 setup: $(STAMP)
 
@@ -44,11 +44,27 @@ generated: setup
 	$(BIN)/python -m detector.reference > configs/reference.yaml
 	$(BIN)/python -m detector.alerts > docs/alert.schema.json
 	$(BIN)/python -m detector.feedback > docs/feedback.schema.json
+	$(BIN)/python -m detector.settings_page > docs/settings.md
+	$(BIN)/python -m detector.metrics_reference > docs/metrics.md
+	$(BIN)/python -m detector.topics_page > docs/topics.md
+	$(BIN)/python -m detector.asyncapi > docs/asyncapi.yaml
+	$(BIN)/python -m detector.web.openapi > docs/openapi.json
+	$(BIN)/typer detector.cli utils docs --name offnominal --title Commands --output docs/commands.md
+	$(BIN)/python -m detector.board > deploy/grafana/offnominal.json
+
+# The documentation as a site, in build/site.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The dashboard in a real browser, Debian's Chromium.
+dashboard-test: setup
+	tests/dashboard/run
 
 # Hashes of all that constraints.txt pins and the product needs. Resolved for a platform where torch brings no drivers.
 lock: $(TOOLS)
 	MACOSX_DEPLOYMENT_TARGET=14.0 $(TOOLS)/bin/uv pip compile pyproject.toml --constraint constraints.txt --quiet \
 	  --generate-hashes --python-version 3.11 --python-platform aarch64-apple-darwin --no-emit-package torch \
+	  --extra fast --extra registry --extra s3 --extra notify \
 	  --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock
 
 # Known vulnerabilities in all that is pinned. Asks PyPI's advisory service, so it needs the internet.

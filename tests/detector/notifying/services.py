@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from asyncio import Server
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -93,7 +94,7 @@ class Mailbox:
             self.refuse -= 1
             return "451 try again later"
         assert isinstance(envelope.content, bytes)
-        self.mails.append(cast(EmailMessage, message_from_bytes(envelope.content, policy=policy.default)))
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         return "250 kept"
 
 
@@ -101,9 +102,9 @@ class _AnyPort(Controller):
     """aiosmtpd asks its own port whether it is there, and must be told which one it got."""
 
     def _trigger_server(self) -> None:
-        assert self.server is not None
+        assert isinstance(self.server, Server)
         self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
+        super()._trigger_server()  # type: ignore[no-untyped-call]  # has none
 
 
 @contextmanager
