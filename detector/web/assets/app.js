@@ -31,7 +31,7 @@ function open() {
   const { name, id } = here();
   const root = h("div.view", { "data-view": name });
   main.replaceChildren(root);
-  view = (VIEWS[name] ?? now)(root, state, id);
+  view = (Object.hasOwn(VIEWS, name) ? VIEWS[name] : now)(root, state, id);
   view.update();
 }
 

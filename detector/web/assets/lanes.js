@@ -1,6 +1,6 @@
 /** Swim lanes: what happened to which entity when. Only the lanes in sight are in the page. */
 
-import { data, h, renew } from "./dom.js";
+import { cut, data, h, renew } from "./dom.js";
 import { span, tell } from "./time.js";
 import { KINDS, LABELS, SEVERITIES, count } from "./words.js";
 
@@ -9,6 +9,8 @@ const ROW = 26;
 const SPARE = 8;
 /** Narrower ones cannot be hit with a finger or seen (px). */
 const NARROWEST = 6;
+/** Of a name that is read out. */
+const LONGEST_READ = 80;
 /** Right of the lanes, for the last label of the time axis above them (px). */
 const MARGIN = 16;
 
@@ -145,7 +147,7 @@ function bar({ left, right, worst, all }, name, options, stretch) {
     tabindex: -1,
     "data-testid": "span",
     title: more + words,
-    "aria-label": `${name}: ${more}${words}`,
+    "aria-label": `${cut(name, LONGEST_READ)}: ${more}${words}`,
     style: { left: `${left.toFixed(1)}px`, width: `${(right - left - 1).toFixed(1)}px` },
   });
 }
