@@ -33,6 +33,8 @@ from detector.web.views import (
     Which,
 )
 
+LATEST = 2**53
+"""The largest number that JavaScript counts to."""
 TICK_S = 1.0
 """How often `/api/live` tells how the detector fares (seconds)."""
 STATUS: dict[type[Exception], int] = {
@@ -62,6 +64,7 @@ FromDesk = Annotated[Desk, Depends(_desk)]
 Acting = Annotated[Actions, Depends(_actions)]
 Named = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="The id of the incident.")]
 Version = Annotated[str, Path(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{4}$")]
+Moment = Annotated[int | None, Query(ge=0, le=LATEST, description="Epoch milliseconds.")]
 Filter = Annotated[Which, Query()]
 
 look = APIRouter(prefix="/api", tags=["look"])
@@ -85,7 +88,7 @@ def live(desk: FromDesk) -> StreamingResponse:
 
 
 @look.get("/series", response_model=Series)
-def series(desk: FromDesk, range: Range = "1w", begin: int | None = None, end: int | None = None) -> Response:
+def series(desk: FromDesk, range: Range = "1w", begin: Moment = None, end: Moment = None) -> Response:
     """Figures over the stream's own time: the last so long, or between two times (epoch milliseconds)."""
     return _json(desk.series(range, begin, end))
 

@@ -52,7 +52,8 @@ def dashboard(
 
 
 def routes(health: Health, registry: CollectorRegistry) -> FastAPI:
-    """All addresses; reads `health` and `registry` at each request."""
+    """All addresses; reads `health` and `registry` at each request. Probes and metrics are answered by the event loop:
+    they wait for no thread, however many people look at what takes a while."""
     app = FastAPI(
         title="offnominal",
         version=__version__,
@@ -66,18 +67,18 @@ def routes(health: Health, registry: CollectorRegistry) -> FastAPI:
     tell_errors(app)
 
     @app.get("/healthz")
-    def healthz(request: Request) -> JSONResponse:
+    async def healthz(request: Request) -> JSONResponse:
         report = health.alive()
         return _answer(request, report.ok, report.phase, detail=report.detail)
 
     @app.get("/readyz")
-    def readyz(request: Request) -> JSONResponse:
+    async def readyz(request: Request) -> JSONResponse:
         ok, phase, detail, degraded, checks = health.ready()
         told = [check._asdict() for check in checks]
         return _answer(request, ok, phase, detail=detail, degraded=degraded, checks=told)
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)

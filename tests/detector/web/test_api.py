@@ -152,6 +152,11 @@ def test_a_part_of_the_series_can_be_asked_for(stage: Stage) -> None:
     assert sum(told["records"]) == 180
 
 
+@pytest.mark.parametrize("query", [{"begin": -1}, {"end": 10**19}, {"range": "9y"}, {"begin": "now"}])
+def test_times_that_are_none_are_refused(stage: Stage, query: dict[str, object]) -> None:
+    assert stage.ask("GET", "/api/series", params=query, headers=BEARER).status_code == 422
+
+
 def test_the_pulse_has_no_gaps(stage: Stage) -> None:
     stage.recorder.clock = lambda: time.time() + 2  # the second under way does not count
     told = stage.get("/api/pulse", range="15m")
