@@ -42,7 +42,7 @@ def test_every_setting_is_described_and_stands_in_the_reference(group: type[Base
 
 
 def test_what_is_commented_out_can_be_used_as_it_is() -> None:
-    """The first `# ` taken off the items of features and models, off a registry and a channel, it is settings that load."""
+    """Without the first `# ` of items of features and models, of a registry and a channel, it is settings that load."""
     lines, item = [], False
     text = reference().replace("auto  # or a list:", "").replace("format: json", "format: avro")
     text = text.replace("channels: {}  # or:", "channels:")
