@@ -4,12 +4,11 @@ said of them."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from consumers.batch import RawBatch
 from consumers.stream import Broker, Window
@@ -30,66 +29,66 @@ MOMENTARY: frozenset[AlertKind] = frozenset({"unseen_category", "creep", *ENDING
 DRIFTING: frozenset[AlertKind] = frozenset({"drift", "creep"})
 
 
-@dataclass(frozen=True, slots=True)
-class KnownIncident:
-    """An incident as far as it was told. `told` holds its alerts as they were published, in that order; `reasons`,
-    `model` and `version` are those of the most unlikely alert that gives reasons."""
+class Summary(BaseModel):
+    """An incident as far as it was told. What is told but once, as an unseen category, begins and ends at once."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, ser_json_inf_nan="null")
 
     incident: str
     entity: str
+    """Empty where it is about many, or the stream has none."""
     kind: AlertKind
+    """Of its first alert."""
     severity: Severity
+    """The highest."""
     opened: datetime
     latest: datetime
+    """Of its last alert."""
     resolved: datetime | None
+    """None where it goes on."""
     p_value: float | None
+    """Of its most unlikely record told of."""
     records: int
-    reasons: Sequence[Reason]
+    reasons: list[Reason]
+    """Of the most unlikely alert that gives reasons, as are model and version; the weightiest first."""
     model: str | None
     version: str
     members: int | None
+
+
+class KnownIncident(Summary):
+    """With its alerts `told` as they were published, in that order, and whether one of them told of another normal."""
+
     drifted: bool
-    """Whether an alert of it told of another normal."""
     told: tuple[bytes, ...]
 
     @classmethod
     def begun(cls, alert: Alert, value: bytes) -> Self:
         """By its first alert, `value` as it was published."""
-        return cls(
-            incident=alert.incident,
-            entity=alert.entity,
-            kind=alert.kind,
-            severity=alert.severity,
-            opened=alert.opened,
+        return cls.model_construct(
+            **{name: getattr(alert, name) for name in Summary.model_fields.keys() & Alert.model_fields.keys()},
             latest=alert.time,
             resolved=alert.time if alert.kind in MOMENTARY else None,
-            p_value=alert.p_value,
-            records=alert.records,
-            reasons=alert.reasons,
-            model=alert.model,
-            version=alert.version,
-            members=alert.members,
             drifted=alert.kind in DRIFTING,
             told=(value,),
         )
 
     def gone_on(self, alert: Alert, value: bytes) -> KnownIncident:
         """With one more alert."""
-        told = replace(
-            self,
-            severity=max(self.severity, alert.severity, key=SEVERITIES.index),
-            opened=min(self.opened, alert.opened),
-            latest=max(self.latest, alert.time),
-            resolved=alert.time if alert.kind in ENDING else self.resolved,
-            p_value=min((self.p_value, alert.p_value), key=_or_one),
-            records=max(self.records, alert.records),
-            members=alert.members or self.members,
-            drifted=self.drifted or alert.kind in DRIFTING,
-            told=(*self.told, value) if len(self.told) < MOST_TOLD else (self.told[0], *self.told[2:], value),
-        )
-        if not alert.reasons or (self.reasons and _or_one(alert.p_value) > _or_one(self.p_value)):
-            return told
-        return replace(told, reasons=alert.reasons, model=alert.model, version=alert.version)
+        changes: dict[str, Any] = {
+            "severity": max(self.severity, alert.severity, key=SEVERITIES.index),
+            "opened": min(self.opened, alert.opened),
+            "latest": max(self.latest, alert.time),
+            "resolved": alert.time if alert.kind in ENDING else self.resolved,
+            "p_value": min((self.p_value, alert.p_value), key=_or_one),
+            "records": max(self.records, alert.records),
+            "members": alert.members or self.members,
+            "drifted": self.drifted or alert.kind in DRIFTING,
+            "told": (*self.told, value) if len(self.told) < MOST_TOLD else (self.told[0], *self.told[2:], value),
+        }
+        if alert.reasons and (not self.reasons or _or_one(alert.p_value) <= _or_one(self.p_value)):
+            changes |= {"reasons": alert.reasons, "model": alert.model, "version": alert.version}
+        return self.model_copy(update=changes)
 
     @property
     def alerts(self) -> list[Alert]:

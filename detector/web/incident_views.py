@@ -7,7 +7,7 @@ from datetime import datetime
 
 from detector.alerts import SEVERITIES, Reason
 from detector.feedback import Feedback, Label
-from detector.history.book import KnownIncident
+from detector.history.book import KnownIncident, Summary
 from detector.web.views import IncidentRow, Incidents, Lane, Lanes, Opinion, Similar, Span, Which
 
 MOST_SIMILAR = 5
@@ -74,22 +74,7 @@ def likeness(one: Sequence[Reason], other: Sequence[Reason]) -> float:
 
 def row(it: KnownIncident, label: Label | None) -> IncidentRow:
     """An incident in a list."""
-    return IncidentRow(
-        incident=it.incident,
-        entity=it.entity,
-        kind=it.kind,
-        severity=it.severity,
-        opened=it.opened,
-        latest=it.latest,
-        resolved=it.resolved,
-        p_value=it.p_value,
-        records=it.records,
-        reasons=[*it.reasons],
-        model=it.model,
-        version=it.version,
-        members=it.members,
-        label=label,
-    )
+    return IncidentRow.model_construct(**{name: getattr(it, name) for name in Summary.model_fields}, label=label)
 
 
 def opinion(word: Feedback) -> Opinion:

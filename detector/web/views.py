@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from detector.alerts import Alert, AlertKind, Reason, Severity
+from detector.alerts import Alert, AlertKind, Severity
 from detector.bundle import DataWindow, Trial, Verdict
 from detector.feedback import LONGEST_NAME, LONGEST_TEXT, Label
+from detector.history.book import Summary
 from detector.standings import State
 from detector.trainings import Phase as TrainingPhase
 from detector.trainings import Report, Request
@@ -113,29 +114,9 @@ class Pulse(_View):
     lag: list[float]
 
 
-class IncidentRow(_View):
-    """An incident in a list. What is told but once, as an unseen category, begins and ends at once."""
+class IncidentRow(Summary):
+    """An incident in a list."""
 
-    incident: str
-    entity: str
-    """Empty where it is about many, or the stream has none."""
-    kind: AlertKind
-    """Of its first alert."""
-    severity: Severity
-    """The highest."""
-    opened: datetime
-    latest: datetime
-    """Of its last alert."""
-    resolved: datetime | None
-    """None where it goes on."""
-    p_value: float | None
-    """Of its most unlikely record told of."""
-    records: int
-    reasons: list[Reason]
-    """Of that record, the weightiest first."""
-    model: str | None
-    version: str
-    members: int | None
     label: Label | None
     """What people last said of it."""
 
