@@ -1,0 +1,1 @@
+"""What the dashboard costs: whoever looks at it, and the daemon that serves it."""
