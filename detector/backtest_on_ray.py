@@ -9,7 +9,6 @@ at work; what workers send back are counts, however many records there were.
 from __future__ import annotations
 
 import os
-import pickle
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 import ray
 import ray.data
+from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from consumers.batch import Columns, Partition, Schema
@@ -107,7 +107,7 @@ def _judged(
     parts = rows.groupby("partition", num_partitions=partitions).map_groups(judge, batch_format="pyarrow")
     found, whole = Findings(budgets), len(seen)
     for done, row in enumerate(parts.iter_rows(), 1):
-        found.add(pickle.loads(row["findings"]))
+        found.add(row["findings"])
         progress(min(1.0, done / whole), f"{found.records:,} records judged")
     return found
 
@@ -154,7 +154,7 @@ def _padded(rows: Mapping[str, list[int]], schema: pa.Schema) -> pa.Table:
 
 def _judge(
     group: pa.Table, budgets: Sequence[DetectorSettings], version: str, schema: Schema, seen: Mapping[int, int]
-) -> pa.Table:
+) -> dict[str, NDArray[np.object_]]:
     """What comes of one partition."""
     number = group["partition"][0].as_py()
     if number == _UNUSABLE:
@@ -165,7 +165,7 @@ def _judge(
         bundle = for_files(_loaded(settings.store.url, settings.name, version), seen)
         stretches = cut(_columns(group, schema, number), {}, settings)
         found = Findings.of(budgets, Replay(bundle, stretches, partitions=len(seen), trained_here=False))
-    return pa.table({"findings": pa.array([pickle.dumps(found)], pa.large_binary())})
+    return {"findings": np.array([found], object)}
 
 
 def _columns(group: pa.Table, schema: Schema, number: int) -> Columns:

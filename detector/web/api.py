@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request, Response
@@ -84,7 +84,7 @@ def overview(desk: FromDesk, request: Request) -> Response:
 )
 def live(desk: FromDesk) -> StreamingResponse:
     """Server-sent events named `now`, one a second: how the detector fares."""
-    return StreamingResponse(_events(desk.now), media_type="text/event-stream")
+    return StreamingResponse(_events(desk), media_type="text/event-stream")
 
 
 @look.get("/series", response_model=Series)
@@ -187,8 +187,8 @@ def _json(view: BaseModel) -> Response:
     return Response(view.model_dump_json(), media_type="application/json")
 
 
-async def _events(now: Callable[[], Now]) -> AsyncIterator[str]:
-    while True:
-        view = await run_in_threadpool(now)
+async def _events(desk: Desk) -> AsyncIterator[str]:
+    while not desk.ending.is_set():
+        view = await run_in_threadpool(desk.now)
         yield f"event: now\ndata: {view.model_dump_json()}\n\n"
         await asyncio.sleep(TICK_S)

@@ -64,6 +64,8 @@ class Desk:
     """Called from any of the web server's threads."""
 
     def __init__(self, settings: DetectorSettings, daemon: Daemon, book: Book, broker: Broker) -> None:
+        self.ending = threading.Event()
+        """Set when the server is about to end: what lives on for as long as it does ends as well."""
         self._settings = settings
         self._daemon = daemon
         self._recorder = daemon.recorder
@@ -225,10 +227,10 @@ class Desk:
         return it
 
     def _newest(self) -> int:
-        """The stream's own time, as far as records or alerts tell (epoch milliseconds)."""
-        told = max((milliseconds(it.latest) for it in self._book.incidents()), default=None)
-        known = [it for it in (self._recorder.newest, told) if it is not None]
-        return max(known, default=int(time.time() * 1000)) + 1
+        """The stream's own time (epoch milliseconds) by its records; by alerts before this replica has had one."""
+        if (newest := self._recorder.newest) is not None:
+            return newest
+        return max((milliseconds(it.latest) for it in self._book.incidents()), default=int(time.time() * 1000)) + 1
 
     def _looked_around(self, it: KnownIncident, names: Sequence[str]) -> Around:
         bundle, detail = self._bundle(it.version)

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 from detector.config_service import WebSettings
 from detector.errors import SettingsError
 
-GOODBYE_S = 1
-"""How long those that are being answered have when the server ends: live streams never end by themselves."""
+GOODBYE_S = 2
+"""How long those that are being answered have when the server ends: live streams look about each second."""
 
 
 @contextmanager

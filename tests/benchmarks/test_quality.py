@@ -66,10 +66,10 @@ def test_a_window_ends_with_its_row_and_the_oldest_is_repeated() -> None:
 
 def test_a_cost_is_the_peak_and_not_what_is_left() -> None:
     with measured() as large:
-        np.ones(4_000_000).sum()
+        np.ones(8_000_000).sum()  # beyond what malloc takes of memory that was freed
     with measured() as small:
         pass
-    assert 25 < large.peak_mb < 60
+    assert 55 < large.peak_mb < 110
     assert small.peak_mb < 5
     assert large.seconds > 0
 

@@ -53,6 +53,7 @@ class Stage(SimpleNamespace):
 
     broker: MemoryBroker
     settings: DetectorSettings
+    desk: Desk
     recorder: Recorder
     book: Book
     store: Store
@@ -99,6 +100,7 @@ def stage(tmp_path: Path, champion: Bundle, other: Bundle, monkeypatch: pytest.M
         until(lambda: len(book.incidents()) > 0)
         yield Stage(
             broker=broker,
+            desk=desk,
             recorder=daemon.recorder,
             settings=chosen,
             book=book,
@@ -207,7 +209,7 @@ def test_lanes_put_those_in_trouble_first_and_hold_the_same_incidents(stage: Sta
             {"entity": "open", "severity": "minor"},
         ),
     )
-    told = stage.get("/api/lanes")
+    told = stage.get("/api/lanes", end=round((TIME + timedelta(days=1)).timestamp() * 1000))
     assert [it["entity"] for it in told["lanes"]] == ["open", "over", "calm"]
     assert told["lanes"][0]["spans"][0]["end"] is None
     assert told["end"] - told["begin"] == 7 * 86_400_000
@@ -349,6 +351,29 @@ def test_the_shell_is_served_to_anybody_and_loads_nothing_from_elsewhere(stage: 
     assert stage.ask("GET", "/assets/app.js").status_code == 200
     for path in ("/assets/../server.py", "/assets/%2e%2e/server.py", "/assets/..%2fserver.py", "/assets//etc/passwd"):
         assert stage.ask("GET", path).status_code in (401, 404)
+
+
+def test_live_tells_how_the_detector_fares_until_the_server_ends(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detector.web.api.TICK_S", 0.0)
+    ticks = iter([1_800_000_000.0] * 2)
+
+    def clock() -> float:
+        if (now := next(ticks, None)) is None:
+            stage.desk.ending.set()
+        return now or 1_800_000_000.0
+
+    stage.recorder.clock = clock
+    events = stage.ask("GET", "/api/live", headers=BEARER).text.split("\n\n")[:-1]
+    assert len(events) == 3
+    assert all(event.startswith("event: now\ndata: ") for event in events)
+    assert json.loads(events[0].partition("data: ")[2])["records"] == len(VALUES)
+
+
+def test_what_is_large_is_compressed_and_a_stream_is_not(stage: Stage) -> None:
+    assert stage.ask("GET", "/assets/app.js").headers["content-encoding"] == "gzip"
+    assert stage.ask("GET", "/api/incidents", headers=BEARER).headers["content-encoding"] == "gzip"
+    stage.desk.ending.set()
+    assert "content-encoding" not in stage.ask("GET", "/api/live", headers=BEARER).headers
 
 
 def test_every_answer_is_json_that_a_browser_reads(stage: Stage) -> None:
