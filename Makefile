@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/offnominal demo
 
 test: setup
-	$(PYTEST) --numprocesses 2
+	$(PYTEST) --numprocesses 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -41,6 +41,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             yield cleanup.enter_context(staged(folder, bootstrap=address, replicas=1))
 
 
+@pytest.mark.xdist_group("faults")  # one broker
 @pytest.mark.parametrize("name", SCENES)
 def test_every_record_has_one_outcome_and_every_alert_is_the_one_of_an_undisturbed_run(stage: Stage, name: str) -> None:
     """What the broker at hand cannot show is left out, by its name and need."""

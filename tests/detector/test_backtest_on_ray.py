@@ -32,7 +32,10 @@ from detector.replay import FILES, Replay, cut, for_files, merged, replay
 from detector.store import Store
 from tests.detector.machines import broker_with, records, settings, trained
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # its own use of its own settings
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),  # its own use of its own settings
+    pytest.mark.xdist_group("ray"),  # one cluster
+]
 PARTITIONS = 4
 FIRST = 3_000
 ODD = {n: {"cpu": 5.0, "load": 10.0} for at in (3_000, 4_501) for n in range(FIRST + at, FIRST + at + 12, 3)}

@@ -45,6 +45,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         yield reader
 
 
+@pytest.mark.xdist_group("pages")  # one reader, who has followed the first page
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_the_page_can_be_followed_word_for_word(reader: Reader, page: Path) -> None:
     reader.follow(page)

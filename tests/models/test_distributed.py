@@ -43,6 +43,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return load_file(path)
 
 
+@pytest.mark.xdist_group("ranks")  # all fits are of one run
 @pytest.mark.parametrize("fit", FITS)
 def test_two_processes_fit_what_one_does(fit: str, alone: Mapping[str, Tensor], by_two: Mapping[str, Tensor]) -> None:
     torch.testing.assert_close(by_two[fit], alone[fit], rtol=0, atol=1e-3)

@@ -30,9 +30,10 @@ from tests.security.certificates import Authority
 START = os.environ.get("OFFNOMINAL_TEST_KAFKA_START")
 START_S = 120.0
 
-pytestmark = pytest.mark.skipif(
-    not START, reason="OFFNOMINAL_TEST_KAFKA_START names no script that starts Apache Kafka"
-)
+pytestmark = [
+    pytest.mark.skipif(not START, reason="OFFNOMINAL_TEST_KAFKA_START names no script that starts Apache Kafka"),
+    pytest.mark.xdist_group("access"),  # one broker
+]
 
 
 class Kafka(NamedTuple):
