@@ -88,6 +88,10 @@ function choice(name, words, options, chosen, choose = (it) => change({ [name]: 
 }
 
 function search(text) {
+  const take = (event) => {
+    clearTimeout(waiting);
+    change({ entity: event.target.value.trim() || null });
+  };
   return h("input", {
     type: "search",
     maxlength: 200,
@@ -98,7 +102,8 @@ function search(text) {
     spellcheck: "false",
     oninput: (event) => {
       clearTimeout(waiting);
-      waiting = setTimeout(() => change({ entity: event.target.value.trim() || null }), PAUSE);
+      waiting = setTimeout(take, PAUSE, event);
     },
+    onchange: take, // whoever goes on to another choice has typed it all
   });
 }

@@ -69,12 +69,15 @@ export function now(root, state) {
     const given = (names) => names.filter((it) => params.has(it)).map((it) => [it, params.get(it)]);
     const asked = given(["entity", "severity"]),
       more = given(["kind", "label", "open"]);
-    const where = [["begin", begin], ["end", end], ...asked];
+    const where = [["begin", begin], ...asked],
+      until = ["end", end];
     const time = given(["begin", "end", "range"]).join();
     of.open.load((signal) => get("incidents", { open: "true", limit: MOST_OPEN }, signal));
-    of.lanes.load((signal) => get("lanes", [...where, ["limit", MOST_LANES]], signal), `${time} ${asked}`);
+    of.lanes.load((signal) => get("lanes", [...where, until, ["limit", MOST_LANES]], signal), `${time} ${asked}`);
+    // What lies ahead of the newest record, as where a record came without a time, is in no picture; it must be here.
+    const listed = [...where, ...(params.has("end") ? [until] : []), ...more];
     of.list.load(
-      (signal) => get("incidents", [...where, ...more, ["limit", rows]], signal),
+      (signal) => get("incidents", [...listed, ["limit", rows]], signal),
       `${time} ${asked} ${more}`,
     );
     course();
