@@ -25,3 +25,8 @@ def bootstrap() -> Iterator[str]:
 def unique() -> str:
     """A word to begin the names of topics and groups with: no other test, worker or run has it."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long groups first: no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
